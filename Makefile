@@ -79,7 +79,7 @@ test-gpu:
 	$(GPU_PYTHON) -m pytest tests/gpu -v -W default  # whose Python may have newer libraries, which announce changes
 
 # Measurements and training on a rented machine with an NVIDIA GPU: VISIT="--rehearse" (the default), "--pack", "--part
-# facts", "--part train", "--restore"; docs/gpu.md explains the order.
+# facts", "--part train", "--restore"; docs/gpu_internals.md explains the order.
 VISIT ?= --rehearse
 gpu-visit: GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-visit:

@@ -222,7 +222,7 @@ def main() -> int:
             own, host = statistics.median(turn.own for turn in turns), [turn.host_ms for turn in turns]
             shares, bare = [turn.share for turn in turns], [turn.bare / turn.own for turn in turns if turn.bare]
             figures = (max(shares), 11), (statistics.median(shares), 6), (statistics.median(bare), 9)
-            line = f"{milliseconds:4g} ms  {threads:7}  {pool.count:5}  {own:7.1f}  "
+            line = f"{milliseconds:4g} ms  {threads:7}  {pool.engine.slots:5}  {own:7.1f}  "
             line += "  ".join(f"{share:{width}.3f}" for share, width in figures)
             print(f"{line}  {min(host):14.1f}  {statistics.median(host):6.1f}", flush=True)
     return 0

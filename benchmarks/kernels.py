@@ -1,8 +1,8 @@
 """What our CUDA kernels need: registers, shared memory, bytes, operations and floors, without a GPU.
 
-`python -m benchmarks.kernels` writes the tables of docs/gpu.md. Registers and shared memory are those of the manifest.
-Bytes count every buffer of a kernel once, whatever the GPU's caches do; operations are those of products, two for a
-multiplication and an addition. A floor is the time for the larger of both, at the card's full rates.
+`python -m benchmarks.kernels` writes the tables of docs/gpu_internals.md. Registers and shared memory are those of the
+manifest. Bytes count every buffer of a kernel once, whatever the GPU's caches do; operations are those of products, two
+for a multiplication and an addition. A floor is the time for the larger of both, at the card's full rates.
 """
 
 import re
@@ -21,7 +21,7 @@ from vsfdatrd.kernels import manifest
 from vsfdatrd.kernels.compile import ARCHITECTURES
 from vsfdatrd.options import Precision
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu_internals.md"
 MARKS = re.compile(r"(?<=<!-- kernels: begin -->\n).*?(?=<!-- kernels: end -->)", re.DOTALL)
 
 CARDS = {"RTX 4090": (1.008e12, 165.2e12), "H100": (3.35e12, 989e12)}
@@ -102,8 +102,7 @@ def needs_of_tail(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH
     if is_fused(config):
         whole = needs(config, height, width)
         return [(name, whole[name]) for name in ("conv_transpose_products", "sum_products_conv_last")]
-    of_network = [config.embed_dim, PRECISION]
-    compiled = {name: each for (name, *of), each in manifest.load().kernels.items() if of == of_network}
+    compiled = manifest.load().of_network(config.embed_dim, PRECISION)
     tiles = {name: each.constants for name, each in compiled.items()}
     plan = make_plan(config, assume_all_active(config), tiles, height, width, TYPES[PRECISION])
     frame = 12 * height * width * config.scale**2
@@ -151,7 +150,7 @@ def table_of_tail_kernels() -> list[str]:
     short = [name.removeprefix("sm_") for name in ARCHITECTURES]
     lines = [f"| kernel | warps | registers ({' / '.join(short)}) | shared, KiB |", "|---|---|---|---|"]
     for name in dict.fromkeys(name for name, _, _ in loaded.kernels if name not in body):
-        kernel = loaded.kernel(name, 128, PRECISION)
+        kernel = loaded.kernels[name, 128, PRECISION]
         cells = [f"`{name}`", str(kernel.warps), _registers(kernel), f"{kernel.shared / 1024:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -175,7 +174,7 @@ def table_of_kernels() -> list[str]:
         "|---" * (7 + len(CARDS)) + "|",
     ]
     for name, need in needs(config).items():
-        kernel = loaded.kernel(name, config.embed_dim, PRECISION)
+        kernel = loaded.kernels[name, config.embed_dim, PRECISION]
         cells = [
             f"`{name}`",
             str(need.launches),
@@ -228,7 +227,7 @@ def table_of_files() -> list[str]:
 
 
 def text() -> str:
-    """Return the tables as they stand in docs/gpu.md."""
+    """Return the tables as they stand in docs/gpu_internals.md."""
     tables = (
         "\n".join(table())
         for table in (table_of_frames, table_of_kernels, table_of_tails, table_of_tail_kernels, table_of_files)
@@ -237,7 +236,7 @@ def text() -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the tables into docs/gpu.md."""
+    """Write the tables into docs/gpu_internals.md."""
     if arguments:
         raise SystemExit(f"benchmarks.kernels takes no arguments, such as {arguments[0]!r}")
     page = PAGE.read_text(encoding="utf-8")

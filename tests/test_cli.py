@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import subprocess
@@ -233,6 +234,24 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "usage: vsfdatrd" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["-v", "models", "list"], 0),
+        (["models", "list", "-v"], 0),
+        (["models", "info", "small", "--verbose"], 0),
+        (["-v", "encode", "missing.mkv", "out.mkv", "--", "-crf", "14"], 1),
+    ],
+)
+def test_verbose_may_stand_anywhere(arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert main(arguments) == status
+    finally:
+        logging.getLogger("vsfdatrd").setLevel(logging.NOTSET)
+    if status:
+        assert "the input 'missing.mkv' is not there" in capsys.readouterr().err
+
+
 def test_the_program_is_installed() -> None:
     from importlib.metadata import entry_points
 
@@ -285,3 +304,22 @@ def test_a_closed_pipe_is_no_traceback(cache: Path) -> None:
         )
     assert "Traceback" not in done.stderr
     assert done.returncode != 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["cache", "list"], "vsfdatrd: No space left on device\n"), (["-h"], "")]
+)
+def test_a_full_disk_is_one_sentence(arguments: list[str], said: str, cache: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as target:
+        done = subprocess.run(
+            [sys.executable, "-m", "vsfdatrd.cli", *arguments],
+            stdout=target,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=250,
+            env=environment,
+        )
+    assert done.stderr == said
+    assert done.returncode == bool(said)

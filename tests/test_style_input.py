@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_files import write_doubler, write_onnx
+from vsfdatrd import style_input
+from vsfdatrd.errors import ArgumentError
 from vsfdatrd.filter import upscale
 
 core = vs.core
@@ -174,6 +176,12 @@ def test_a_clip_of_styles_goes_along_frame_by_frame_even_where_the_picture_stand
         np.testing.assert_allclose(array(result, n), array(clip) / 2 + mean / 2, atol=2e-5)
 
 
+def test_a_longer_clip_of_styles_does_not_lengthen_the_result(tmp_path: Path) -> None:
+    clip, style = pictures(56, 48, length=2), pictures(56, 48, length=5)
+    result = upscale(clip, model=toned(tmp_path / "x.onnx"), backend="openvino", precision="fp32", style=style)
+    assert result.num_frames == 2
+
+
 def test_a_picture_gives_the_style(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     pixels = np.full((20, 30, 3), (255, 0, 51), np.uint8)
@@ -183,6 +191,22 @@ def test_a_picture_gives_the_style(tmp_path: Path) -> None:
     result = upscale_by_name(clip, model=model, backend="openvino", precision="fp32", style=str(tmp_path / "red.png"))
     expected = array(clip) / 2 + np.array([0.5, 0, 0.1], np.float32)[:, None, None]
     np.testing.assert_allclose(array(result), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])  # older versions of Pillow return int32 for 16-bit PNGs
+def test_a_gray_picture_of_sixteen_bits_is_not_white(tmp_path: Path, kind: type[np.integer[Any]]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((20, 30), 13107, kind)).save(tmp_path / "gray.tif")
+    (gray,) = set(array(style_input._read_picture(tmp_path / "gray.tif")).ravel().tolist())
+    assert gray == pytest.approx(0.2)
+
+
+def test_a_picture_for_which_there_is_no_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    monkeypatch.setattr(image.Image, "convert", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ArgumentError, match=r"cannot be read as a picture \(MemoryError\); give another"):
+        style_input._read_picture(tmp_path / "x.png")
 
 
 def test_attention_between_frame_and_style(tmp_path: Path) -> None:
@@ -220,6 +244,7 @@ def test_smaller_frames_are_padded_to_the_one_size(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
     (toned, {"style": "nowhere.png"}, r"style='nowhere.png' cannot be read as a picture \(No such file"),
+    (toned, {"style": core.std.BlankClip(width=4, height=4)}, "the style cannot be used: the clip is 4×4 pixels"),
     (write_doubler, {"style": "x.png"}, "style= is for networks with a second input"),
     (write_doubler, {"fit": "resize"}, "is for networks of one fixed size"),
     (transfer, {"fit": "resize", "tile": [32, 32]}, 'contradicts fit="resize"'),
@@ -232,7 +257,7 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "given", "message"), REFUSED, ids=[str(given) for _, given, _ in REFUSED])
+@pytest.mark.parametrize(("make", "given", "message"), REFUSED, ids=[message for *_, message in REFUSED])
 def test_what_cannot_be_asked_for_is_a_sentence(
     tmp_path: Path, make: Callable[[Path], Any], given: dict[str, Any], message: str
 ) -> None:

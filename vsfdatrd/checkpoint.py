@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vsfdatrd.archs.onnx import Range
-from vsfdatrd.archs.registry import ARCHITECTURES, open_any, restore_descriptor
+from vsfdatrd.archs.registry import ARCHITECTURES, restore_descriptor
 from vsfdatrd.archs.registry.base import Checkpoint as Checkpoint
 from vsfdatrd.archs.registry.base import ModelDescriptor as ModelDescriptor
 from vsfdatrd.archs.registry.base import TensorIndex
@@ -21,6 +21,7 @@ from vsfdatrd.errors import ArgumentError, CheckpointError, TrialError
 from vsfdatrd.options import Options
 from vsfdatrd.weights.catalog import resolve_model
 from vsfdatrd.weights.files import WeightsFile, refusal, sha256
+from vsfdatrd.weights.format import open_weights
 from vsfdatrd.weights.state_dicts import StateDict, state_dicts
 
 if TYPE_CHECKING:
@@ -37,11 +38,9 @@ class DescriptorCache(Protocol):
 
     def get(self, sha256: str) -> Mapping[str, Any] | None:
         """Return the cached descriptor as plain values, or None."""
-        ...
 
     def put(self, sha256: str, descriptor: Mapping[str, Any]) -> None:
         """Store a descriptor. Should not raise: if storing fails, the file is examined again next time."""
-        ...
 
 
 def open_checkpoint(
@@ -147,8 +146,8 @@ def _recent_timeout(plain: Mapping[str, Any] | None) -> str | None:
     return str(plain.get("given_up"))[:500]
 
 
-def _load_cached(memory: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
-    if memory is None or (plain := memory.get(digest)) is None:
+def _load_cached(cache: DescriptorCache | None, digest: str) -> ModelDescriptor | None:
+    if cache is None or (plain := cache.get(digest)) is None:
         return None
     try:
         descriptor = restore_descriptor(plain)
@@ -159,7 +158,7 @@ def _load_cached(memory: DescriptorCache | None, digest: str) -> ModelDescriptor
 
 def _describe(path: Path, digest: str) -> ModelDescriptor:
     """Describe a file by its tensors."""
-    file = open_any(path)
+    file = open_weights(path, [architecture.open_own_format for architecture in ARCHITECTURES])
     if not any(entry.is_float for entry in file.entries.values()):
         raise refusal(path, "holds no weights; give a file saved from a trained network")
     candidates = state_dicts(file.entries)
@@ -187,10 +186,7 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
 def _identify(
     path: Path, file: WeightsFile, candidate: StateDict, digest: str, with_torch: bool
 ) -> ModelDescriptor | None:
-    """Compare a state dict with the architectures that do or do not need PyTorch for it.
-
-    Returns:
-        The descriptor; None if the state dict is a network of none of them.
+    """Describe a state dict that is a network of one of the architectures that do or do not need PyTorch for it.
 
     Raises:
         CheckpointError: It is a network of one of them, but its tensors are inconsistent.

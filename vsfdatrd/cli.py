@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build = commands.add_parser("build", help="build an engine ahead of time")
     build.add_argument("--model", default="medium", help="a name from the catalog, or a weights file")
     build.add_argument("--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
-    build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32, int16 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch, cuda or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as in upscale()")
     build.add_argument(
@@ -115,28 +115,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.add_argument("--cache", type=Path, help="cache directory, if not the default")
     cache.set_defaults(run=lambda a: _run_cache(a.action, a.cache))
 
-    compare.add_parser(commands)
+    for module in (compare, preview, encode):
+        module.add_parser(commands)
 
-    preview.add_parser(commands)
-
-    encode.add_parser(commands)
-
-    for command in commands.choices.values():  # -v may also stand behind the command
+    for command in (*commands.choices.values(), *actions.choices.values()):  # -v may also stand behind the command
         command.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log everything that happens"
         )
 
     command_line, further = encode.split_command_line(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(command_line, argparse.Namespace(further=further))
     before = sys.stdout, sys.stderr
-    if sys.stdout is not None:
-        sys.stdout = printable_stream(sys.stdout)
-    if sys.stderr is not None:
-        sys.stderr = printable_stream(sys.stderr)
     try:
+        arguments = parser.parse_args(command_line, argparse.Namespace(further=further))
+        sys.stdout, sys.stderr = printable_stream(sys.stdout), printable_stream(sys.stderr)
         return _run(arguments)
     finally:
         sys.stdout, sys.stderr = before
+        _discard_unwritable()
 
 
 def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -153,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
         logging.getLogger("vsfdatrd").setLevel(logging.DEBUG)
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()  # so that a closed pipe raises here and not at interpreter shutdown
+        sys.stdout.flush()  # so that a closed pipe or a full disk raises here and not at interpreter shutdown
         return status
     except FdatrdError as error:
         print(f"vsfdatrd: {error}", file=sys.stderr)
@@ -163,21 +158,20 @@ def _run(arguments: argparse.Namespace) -> int:
         return 130
     except OSError as error:
         if not _is_closed_pipe(error):
-            prefix = f"{error.filename}: " if error.filename is not None else ""
-            print(f"vsfdatrd: {prefix}{error.strerror or error}", file=sys.stderr)
-            return 1
-        # The reader closed the pipe. Python would try to write the buffered rest again at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"vsfdatrd: {error_sentence(error)}", file=sys.stderr)
         return 1
     except Exception as error:
-        return _report_unexpected(error)
+        log.debug("where it happened:", exc_info=error)
+        print(f"vsfdatrd: {error_sentence(error)}", file=sys.stderr)
+        return 1
 
 
-def _report_unexpected(error: Exception) -> int:
-    """Print an exception that is not an FdatrdError as one sentence; log its traceback, which --verbose shows."""
-    log.debug("where it happened:", exc_info=error)
-    print(f"vsfdatrd: {error_sentence(error)}", file=sys.stderr)
-    return 1
+def _discard_unwritable() -> None:
+    """Drop buffered output that cannot be written: at its shutdown, Python would try again and print the error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replace_missing_streams() -> None:
@@ -213,9 +207,9 @@ def _replace_unencodable() -> None:
 
 
 def _is_closed_pipe(error: OSError) -> bool:
-    """Return whether an error means that the reader closed the pipe; Windows reports that as EINVAL."""
-    unnamed = error.errno == errno.EINVAL and error.filename is None
-    return isinstance(error, BrokenPipeError) or (os.name == "nt" and unnamed)
+    """Return whether an error means that the reader closed the pipe; Windows reports that as EINVAL without a name."""
+    on_windows = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or on_windows
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -232,7 +226,7 @@ def _import_models() -> ModuleType:
 
 
 def _run_build(arguments: argparse.Namespace) -> int:
-    from vsfdatrd.commands import build as ahead
+    from vsfdatrd.commands.build import build, build_for
     from vsfdatrd.options import Options
 
     options = Options(
@@ -243,13 +237,11 @@ def _run_build(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
     )
     width, height = arguments.size
-    this_machine = not arguments.targets
-    result = (
-        [ahead.build(options, width, height)]
-        if this_machine
-        else ahead.build_for(options, width, height, arguments.targets)
-    )
-    for built in result:
+    if arguments.targets:
+        engines = build_for(options, width, height, arguments.targets)
+    else:
+        engines = [build(options, width, height)]
+    for built in engines:
         print(f"{built.description}: {format_bytes(built.size)} in {built.path}, {built.seconds:.1f} s")
     return 0
 
@@ -303,6 +295,7 @@ def _run_doctor(directory: Path | None) -> int:
     from vsfdatrd.backends.native import kernels as native_kernels
     from vsfdatrd.backends.selection import unavailable_reasons
     from vsfdatrd.cache.engine_cache import EngineCache
+    from vsfdatrd.weights.catalog import CATALOG
 
     print(f"vsfdatrd {__version__}, Python {platform.python_version()}, {platform.platform()}")
     installed = installed_versions(REPORTED_PACKAGES)
@@ -317,8 +310,6 @@ def _run_doctor(directory: Path | None) -> int:
             maybe_amx = ", and AMX if it is faster" if native_kernels.has_amx_int8() else ""
             instructions = f", with {native_kernels.instruction_set()}{maybe_amx}"
         print(f"  {name}: {reason or 'usable'}{instructions}")
-    from vsfdatrd.weights.catalog import CATALOG
-
     print("models:")
     for name, model in CATALOG.items():
         print(f"  {name}: {model.file}")

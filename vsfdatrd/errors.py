@@ -104,11 +104,18 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message; the name of its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def error_sentence(error: Exception) -> str:
     """Return the message for the user for any exception that ended a command."""
     if isinstance(error, FdatrdError):
         return str(error)
     text = " ".join(f"{error}".split()) or "nothing more is known"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror or text
     if type(error).__module__ == "vapoursynth":
         return f"VapourSynth cannot do it: {text.removeprefix(PREFIX)}"
     if isinstance(error, MemoryError):

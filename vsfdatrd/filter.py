@@ -61,7 +61,8 @@ def upscale(
             with ``vsfdatrd models add``, or the path of a weights file.
         backend: ``auto``, ``tensorrt``, ``native``, ``openvino``, ``torch`` or ``cuda``.
         device: Numbers of the GPUs to use; frames are distributed to them in turn.
-        precision: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``fp32``, or ``auto``, the fastest that passes
+        precision: Arithmetic in the network: ``fp16``, ``mixed`` (fp16 with fp32 sums), ``bf16``, ``int16`` (the native
+            backend's: integer products, everything else fp32), ``fp32``, or ``auto``, the fastest that passes
             verification against fp32.
         format: Output format by name or number; by default the input's family and subsampling, 16 bit for integer
             input.
@@ -187,13 +188,11 @@ def _open_engine(
     """
     model, scale = checkpoint.descriptor, checkpoint.descriptor.scale
     largest = options.tile[::-1] if options.tile is not None else model.fixed_size
-    if largest is not None:
-        tiling = geometry.tile_frame(height, width, *largest, scale)
-        return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
+    tiling = geometry.tile_frame(height, width, *(largest or (height, width)), scale)
     try:
-        return open_engine(checkpoint, height, width, options, store), geometry.single_tile(height, width, scale)
+        return open_engine(checkpoint, tiling.height, tiling.width, options, store), tiling
     except InsufficientMemory as error:
-        if not error.divide:
+        if largest is not None or not error.divide:
             raise
         short = error
     for tiling in geometry.tilings(height, width, scale, MAX_TILES):

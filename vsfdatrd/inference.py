@@ -52,7 +52,7 @@ def upscale_frames(
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
     per_frame = plugin.plugin_function("PerFrame")
-    copies = range(min(pool.count, clip.num_frames))
+    copies = range(min(pool.engine.slots, clip.num_frames))
     filters = [per_frame(source, func=function, width=width, height=height) for _ in copies]
     reused: vs.VideoNode = plugin.plugin_function("ReuseFrames")(source, filters, threshold=reuse)
     return reused
@@ -84,14 +84,7 @@ def _run_frame(
 ) -> None:
     """Compute one frame in a slot, tile by tile.
 
-    Args:
-        pool: The engine and its free slots.
-        slot: The slot to use.
-        tiling: The tiles of a frame.
-        scale: Output pixels per source pixel along each side.
-        source: The frame to upscale.
-        out: The frame to write.
-        below: Rows at the bottom of the engine's input that do not belong to the frame (the style picture).
+    `below` is the number of rows at the bottom of the engine's input that do not belong to the frame (the style).
 
     Raises:
         FrameError: The source contains NaN, or the result is not finite.

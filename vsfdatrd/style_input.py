@@ -12,7 +12,7 @@ import numpy as np
 import vapoursynth as vs
 
 from vsfdatrd.archs.registry.base import ModelDescriptor
-from vsfdatrd.errors import ArgumentError
+from vsfdatrd.errors import ArgumentError, ClipError, first_line
 from vsfdatrd.system.home import expand_user
 from vsfdatrd.video import color
 
@@ -62,23 +62,23 @@ def attach_style(clip: vs.VideoNode, source: StyleSource, placement: Style) -> v
             None to use the frame itself.
         placement: The layout in the engine's input, which determines the size.
 
-    Returns:
-        The clip with the property `PROPERTY` on every frame.
-
     Raises:
         ArgumentError: The picture cannot be read.
         ClipError: The style clip cannot be converted to RGB.
     """
     if isinstance(source, vs.VideoNode):
-        style = color.to_rgb(color.inspect_clip(source))
+        try:
+            style = color.to_rgb(color.inspect_clip(source))
+        except ClipError as error:
+            raise ClipError(f"the style cannot be used: {error}") from error
     else:
         style = clip if source is None else _read_picture(expand_user(source))
     if (style.width, style.height) != (placement.width, placement.height):
         style = style.resize.Spline36(placement.width, placement.height)
     if style.num_frames < clip.num_frames:
-        last = style[style.num_frames - 1]
-        style = style + last * (clip.num_frames - style.num_frames) if style.num_frames > 1 else last * clip.num_frames
-    return clip.std.ClipToProp(style, prop=PROPERTY)
+        style += style[-1] * (clip.num_frames - style.num_frames)
+    # Cut, because the result of ClipToProp is as long as the second clip.
+    return clip.std.ClipToProp(style[: clip.num_frames], prop=PROPERTY)
 
 
 def is_moving(style: StyleSource) -> bool:
@@ -97,13 +97,15 @@ def _read_picture(path: Path) -> vs.VideoNode:
         ) from error
     try:
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+            if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip to 8 bits
+                planes = np.stack(3 * [np.asarray(picture, np.float32) / 65535])
+            else:
+                planes = np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
     except Exception as error:  # Pillow passes on any exception of its readers
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0][:120]
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)[:120]
         raise ArgumentError(f"style={str(path)!r} cannot be read as a picture ({reason}); give another") from error
-    height, width, _ = pixels.shape
+    _, height, width = planes.shape
     blank = vs.core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=1)
-    planes = pixels.astype(np.float32).transpose(2, 0, 1) / 255
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         frame = f.copy()

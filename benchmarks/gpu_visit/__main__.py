@@ -5,7 +5,7 @@ python -m benchmarks.gpu_visit --pack [--pictures FOLDER]       fill .gpu_visit/
 python -m benchmarks.gpu_visit --part facts --limit 230 --out DIR       there: what only a GPU can tell
 python -m benchmarks.gpu_visit --part train --limit 440 --out DIR       there: train until then
 python -m benchmarks.gpu_visit --restore                        put the weights files back
-python -m benchmarks.gpu_visit --report DIR/visit.json ...      results, docs/gpu.md and its picture from what came back
+python -m benchmarks.gpu_visit --report DIR/visit.json ...      docs/gpu_internals.md and results of what came back
 
 The working tree and .gpu_visit/ are copied to that machine. visit.json in --out is rewritten after every part.
 """

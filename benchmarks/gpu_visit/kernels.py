@@ -49,8 +49,7 @@ class Network:
         self, stack: ExitStack, config: FdatRdConfig, weights: Weights, precision: Precision, height: int, width: int
     ) -> None:
         self._config = config
-        found = manifest.load().kernels
-        self._compiled = {name: each for (name, *of), each in found.items() if of == [config.embed_dim, precision]}
+        self._compiled = manifest.load().of_network(config.embed_dim, precision)
         self.tiles = {name: each.constants for name, each in self._compiled.items()}
         types = TYPES[precision]
         self.plan = make_plan(config, find_active(config, weights), self.tiles, height, width, types)
@@ -160,12 +159,12 @@ def _difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 def time_launches(network: Network, steps: list[Callable[[], None]], sizes: Sizes) -> float:
     """The median time of one graph with these launches."""
-    with network.stream.capture() as capture:
+
+    def enqueue() -> None:
         for step in steps:
             step()
-    graph = capture.graph
-    assert graph is not None
-    with graph:
+
+    with network.stream.capture(enqueue) as graph:
         times = []
         for turn in range(sizes.turns + 1):  # the first is not counted
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A visit's results for readers: one JSON in benchmarks/results, a section of docs/gpu.md, a picture."""
+"""A visit's results for readers: one JSON in benchmarks/results, a section of docs/gpu_internals.md, a picture."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from typing import Any
 from benchmarks.gpu_visit.pack import PackError
 from benchmarks.gpu_visit.record import ROOT, find_problems, write
 
-DOCS = ROOT / "docs" / "gpu.md"
+DOCS = ROOT / "docs" / "gpu_internals.md"
 PLOT = ROOT / "docs" / "gpu_visit.png"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- gpu visit: begin -->", "<!-- gpu visit: end -->"
-"""Between these lines of docs/gpu.md everything is written by `publish`."""
+"""Between these lines of docs/gpu_internals.md everything is written by `publish`."""
 
 
 def join_documents(files: Sequence[Path]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Pipeline:
         hold(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
         upload, compute, download = (hold(cuda.Stream()) for _ in range(3))
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
-        places: list[Slot[cuda.Event]] = []
+        places: list[Slot] = []
         offset = 0
         for _ in range(slots):
             pair = []

@@ -60,7 +60,7 @@ class Alone(Contestant):
         width, height = case.size
         checkpoint = open_checkpoint(weights)
         self._slots = open_engine(checkpoint, height, width, options, EngineCache(cache))
-        self.depth = self._slots.count
+        self.depth = self._slots.engine.slots
         self._cropped = (height * checkpoint.descriptor.scale, width * checkpoint.descriptor.scale)
         for slot in range(self.depth):
             for plane, target in zip(drawings(width, height, 1)[0], self._slots.engine.input(slot), strict=True):

@@ -160,6 +160,7 @@ def test_what_is_no_artcnn_is_a_sentence(tmp_path: Path, change: str, reason: st
         "vec4 result = vec4(" * 45,
         "max(result" * 90,
         "result0 = result0 + " * 45,
+        "//!BIND a" + " " * 980 + "a",
     ],
 )
 def test_large_nonsense_is_refused_soon(tmp_path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -87,6 +88,15 @@ def test_networks_of_one_plane_are_found(tmp_path: Path, unshuffle: bool) -> Non
 def test_weights_as_whole_numbers_are_none(tmp_path: Path, tensors: Tensors) -> None:
     save_file(tensors | {"conv_after.weight": tensors["conv_after.weight"].astype(np.int8)}, tmp_path / "x.safetensors")
     assert open_checkpoint(tmp_path / "x.safetensors").descriptor.architecture.name == "spandrel"
+
+
+def test_all_tensors_in_fp16_are_an_fdat(tmp_path: Path, tensors: Tensors) -> None:
+    """Some converters cast the integers of the tail, too."""
+    path = tmp_path / "half.safetensors"
+    save_file({name: values.astype(np.float16) for name, values in tensors.items()}, path)
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint.descriptor.config, FdatConfig)
+    assert checkpoint.network()(torch.zeros(1, 3, 16, 24)).shape == (1, 3, 32, 48)
 
 
 def test_it_is_described_and_written_without_torch(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Hyper-parameters: found from shapes, from names, and what follows from them."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,17 @@ def test_names_that_are_no_variant() -> None:
     with pytest.raises(ValueError, match="scale 5 is not possible"):
         variant_config("small", scale=5)
     assert variant_config("aligned") == variant_config("medium")
+
+
+def test_many_groups_are_read_soon() -> None:
+    shapes: dict[str, tuple[int, ...]] = {"conv_first.weight": (1, 3, 3, 3)}
+    for group in range(20_000):
+        block = f"groups.{group}.blocks.0"
+        shapes |= {f"{block}.n1.weight": (1,), f"{block}.ffn.fc1.weight": (1, 1)}
+        shapes |= {f"{block}.attn.temp": (1, 1, 1), f"{block}.inter.cg.1.weight": (1, 1, 1, 1)}
+    begin = time.process_time()
+    assert config_from_shapes(shapes, [3, 0, 1, 1, 3, 64, 4]).blocks == 20_000
+    assert time.process_time() - begin < 10
 
 
 def test_fdat_and_others_are_not_taken_for_fdat_rd() -> None:

@@ -143,6 +143,15 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -
         open_checkpoint(path)
 
 
+def test_a_second_location_is_checked_too(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="location", value="../weights.bin")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"refers to weights in '../weights.bin', outside its own folder"):
+        open_checkpoint(path)
+
+
 FRAME = value("x", TensorProto.FLOAT, [1, 3, "h", "w"])
 PICTURE = value("y", TensorProto.FLOAT, [1, 3, "h", "w"])
 

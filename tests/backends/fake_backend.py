@@ -81,7 +81,7 @@ class FakeBackend:
     def build(self, spec: EngineSpec, directory: Path) -> None:
         self.built.append(spec.precision)
         if spec.precision in self.breaking:
-            raise EngineBuildError("the compiler ran out of memory.")
+            raise EngineBuildError("the compiler ran out of memory")
         if spec.precision in self.failing:
             raise PrecisionUnfit(f"the {spec.precision} engine agrees with fp32 to 31.4 dB only, 50 are needed.")
         (directory / "note").write_text(spec.precision)

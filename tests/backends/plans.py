@@ -125,9 +125,9 @@ def assert_fits_compiled(
 
     Returns the names of the kernels.
     """
-    weights, types, compiled = Weights(tensors), TYPES[precision], manifest.load()
-    of_network = {name: compiled.kernel(name, config.embed_dim, precision) for name in KERNELS}
-    assert set(of_network) == {key[0] for key in compiled.kernels}
+    weights, types = Weights(tensors), TYPES[precision]
+    of_network = manifest.load().of_network(config.embed_dim, precision)
+    assert set(of_network) == set(KERNELS)
     constants = {name: kernel.constants for name, kernel in of_network.items()}
     plan = make_plan(config, find_active(config, weights), constants, config.multiple, config.multiple, types)
     block = pack_constants(plan, config, weights, constants, types)

@@ -1,5 +1,7 @@
 """The numbers of execution contexts and frames in flight are chosen from measurements, here with a simulated clock."""
 
+import time
+
 import pytest
 
 from vsfdatrd.backends.gpu.concurrency import MAX_SLOTS, MIN_GAIN, measure_gain, measure_rate, needed_slots
@@ -32,38 +34,42 @@ class Network:
         self.clock.now = max(self.clock.now, self.free)
 
 
-def networks(lanes: int, *seconds: float) -> tuple[list[Network], Clock]:
-    clock, shared = Clock(), [0.0] * lanes
-    return [Network(clock, shared, list(seconds)) for _ in range(2)], clock
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
+def networks(clock: Clock, lanes: int, *seconds: float) -> list[Network]:
+    clock.now, shared = 0.0, [0.0] * lanes
+    return [Network(clock, shared, list(seconds)) for _ in range(2)]
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.007, 0.04, 0.7])
-def test_networks_side_by_side_are_twice_as_fast_and_in_turn_as_fast(seconds: float) -> None:
-    assert measure_gain(*networks(2, seconds)) == pytest.approx((1 / seconds, 2 / seconds))
-    assert measure_gain(*networks(1, seconds)) == pytest.approx((1 / seconds, 1 / seconds))
+def test_networks_side_by_side_are_twice_as_fast_and_in_turn_as_fast(clock: Clock, seconds: float) -> None:
+    assert measure_gain(networks(clock, 2, seconds)) == pytest.approx((1 / seconds, 2 / seconds))
+    assert measure_gain(networks(clock, 1, seconds)) == pytest.approx((1 / seconds, 1 / seconds))
 
 
-def test_a_run_that_is_held_up_does_not_decide() -> None:
+def test_a_run_that_is_held_up_does_not_decide(clock: Clock) -> None:
     """One run in 150 takes a second: in two turns of ten."""
-    alone, together = measure_gain(*networks(1, *[0.005] * 149, 1.0))
+    alone, together = measure_gain(networks(clock, 1, *[0.005] * 149, 1.0))
     assert together < MIN_GAIN * alone
     assert alone < MIN_GAIN * together
 
 
-def test_measuring_takes_about_a_second() -> None:
+def test_measuring_takes_about_a_second(clock: Clock) -> None:
     for seconds in (0.0005, 0.003, 0.02, 0.05):
-        both, clock = networks(1, seconds)
-        measure_gain(both, clock)
+        measure_gain(networks(clock, 1, seconds))
         assert 0.5 < clock.now < 1.6, f"{clock.now} s for networks of {seconds} s"
-    both, clock = networks(1, 0.5)
-    measure_gain(both, clock)
+    measure_gain(networks(clock, 1, 0.5))
     assert clock.now <= 5, "a slow network was measured for long"
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.007, 0.04, 0.7])
-def test_a_brief_measurement(seconds: float) -> None:
-    both, clock = networks(2, seconds)
-    assert measure_rate(both, clock) == pytest.approx(2 / seconds)
+def test_a_brief_measurement(clock: Clock, seconds: float) -> None:
+    assert measure_rate(networks(clock, 2, seconds)) == pytest.approx(2 / seconds)
     assert clock.now <= max(seconds, 0.1)
 
 

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -100,14 +101,16 @@ class SimulatedDevice:
         self.places: Places = {f"{name}{i}": 0.0 for i in range(count) for name in ("in", "out", "there", "back")}
         self.now = 0.0
         self.streams = [kind(self, seconds) for _ in range(3)]
-        slots = [Slot(f"in{i}", f"out{i}", f"there{i}", f"back{i}", Event(), Event(), Event()) for i in range(count)]
-        up, compute, down = self.streams
+        events: list[list[Any]] = [[Event(), Event(), Event()] for _ in range(count)]
+        slots = [Slot(f"in{i}", f"out{i}", f"there{i}", f"back{i}", *events[i]) for i in range(count)]
+        streams: list[Any] = self.streams
+        up, compute, down = streams
 
         def launch(number: int) -> None:
             compute.work(lambda: self.places.__setitem__(f"back{number}", self.places[f"there{number}"] ** 2))
 
         self.pipeline = TransferPipeline(up, compute, down, slots, launch)
-        self.count, self.slots = count, slots
+        self.count, self.events = count, events
 
     def run(self, frames: int) -> list[float]:
         """The squares of 1, 2, 3, ... with as many in flight as there are slots."""
@@ -116,7 +119,7 @@ class SimulatedDevice:
             slot = n % self.count
             if n >= self.count:
                 self.pipeline.wait(slot)
-                self.now = max(self.now, self.slots[slot].done.point.time)
+                self.now = max(self.now, self.events[slot][2].point.time)
                 result.append(self.places[f"out{slot}"])
             if n < frames:
                 self.places[f"in{slot}"] = n + 1.0

@@ -219,7 +219,7 @@ weights_file.write_weights(Path(sys.argv[2]), open_checkpoint(Path(sys.argv[1]))
 measured = []
 concurrency.measure_gain = lambda contexts: measured.append(len(contexts)) or rates
 concurrency.measure_rate = lambda contexts: 30.0
-side = CudaServer(print, lambda: None)
+side = CudaServer(sys.stdout)
 
 def load(*more):
     return side.do_load(sys.argv[2], 60, 60, "fp16", [0], *more)

@@ -175,6 +175,15 @@ def test_an_engine_whose_sky_has_bands_is_not_built(
         native.build(spec, tmp_path)
 
 
+@pytest.mark.parametrize(("physical", "cores"), [(4, 4), (16, 8), (None, 8)])
+def test_all_cores_are_used_where_the_system_does_not_tell_physical_ones(
+    monkeypatch: pytest.MonkeyPatch, physical: int | None, cores: int
+) -> None:
+    monkeypatch.setattr(native, "usable_cpus", lambda: list(range(8)))
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: physical)
+    assert native._physical_cores() == cores
+
+
 @pytest.mark.parametrize(
     ("cores", "memory", "streams"),
     [(1, 64, 2), (2, 64, 2), (8, 64, 2), (16, 64, 4), (64, 64, 8), (64, 8, 4), (2, 1, 1)],

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,14 @@ def test_channel_attention_does_not_cancel(make_config: MakeConfig, make_tensors
     around = n[0].astype(np.float32).astype(np.float64)
     matrix = channel.fold_attention((n - around).T @ (n - around), (n - around).sum(0), around, len(n))
     np.testing.assert_allclose(n @ matrix.T, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def test_results_are_added_in_order_whichever_thread_is_first(make_config: MakeConfig) -> None:
+    def work(first: int, last: int, _: Any) -> tuple[int, int]:
+        time.sleep(0.2 if first == 0 else 0)
+        return first, last
+
+    assert RowThreads(60, 60, make_config(), 3).run_ranges(3600, work, 60) == [(0, 1200), (1200, 2400), (2400, 3600)]
 
 
 def test_a_stretch_is_shared_out_whole(make_config: MakeConfig) -> None:

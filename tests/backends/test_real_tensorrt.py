@@ -35,7 +35,8 @@ ROOTS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("tensorrt/library.py", "runtime_cache_bytes"): {"owners[1]": "IRuntimeCache"},
     ("tensorrt/library.py", "can_capture"): {"context": "IExecutionContext"},
-    ("tensorrt/builder.py", "build_engine"): {
+    ("tensorrt/builder.py", "_create_builder"): {"trt": ""},
+    ("tensorrt/builder.py", "_build"): {
         "trt": "",
         "builder": "Builder",
         "network": "INetworkDefinition",

@@ -86,10 +86,13 @@ def test_a_precision_that_strayed_too_far_is_not_built_at_every_start(backends: 
         opened(precision="fp16", backend="openvino")  # a backend that is requested by name raises its reason
 
 
-def test_an_engine_that_could_not_be_built_is_tried_again(backends: Backends, opened: Opened) -> None:
+def test_an_engine_that_could_not_be_built_is_tried_again(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     fake = backends["openvino"]
     fake.breaking = ("fp16",)
     assert opened().spec.precision == "bf16"
+    assert "openvino with fp16 did not pass: the compiler ran out of memory. Trying the next safer" in caplog.text
     fake.breaking = ()
     assert opened().spec.precision == "fp16"
 
@@ -132,7 +135,10 @@ def test_what_fits_once_only_is_run_once_at_a_time(
     backends["openvino"].needs, backends["openvino"].has = 10 << 30, 15 << 30
     assert opened().spec.streams == 1
     assert "memory for one frame in flight only" in caplog.text
-    with pytest.raises(InsufficientMemory, match=r"needs about 20\.0 GiB"):
+    with pytest.raises(InsufficientMemory, match=r"streams=2 .* needs about 20\.0 GiB .* give fewer streams"):
+        opened(streams=2)
+    backends["openvino"].has = 5 << 30
+    with pytest.raises(InsufficientMemory, match=r"^a frame .* needs about 10\.0 GiB"):
         opened(streams=2)
 
 

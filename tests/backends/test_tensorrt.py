@@ -109,7 +109,7 @@ def test_layers_are_measured_apart_from_frames(upscale: Upscale, tmp_path: Path,
     script = (
         "import sys\n"
         "from vsfdatrd.backends.tensorrt.worker import TensorRtServer\n"
-        "side = TensorRtServer(print, lambda: None)\n"
+        "side = TensorRtServer(sys.stdout)\n"
         "side.do_load('tensorrt_rtx', sys.argv[1], [0], 1, None)\n"
         "device = side._devices[0]\n"
         "before = device._context, device._graph\n"

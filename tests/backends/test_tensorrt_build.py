@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -99,6 +100,22 @@ def test_fp32_is_not_rounded(tiny_model: Path, tmp_path: Path, monkeypatch: pyte
     flags = RTX.load().BuilderFlag
     assert [config.get_flag(flags.TF32) for config in configs] == [True, False]
     assert all(config.get_flag(flags.REQUIRE_USER_ALLOCATION) for config in configs), "CUDA graphs want that"
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("tensorrt_rtx does not load"), KeyboardInterrupt()])
+def test_a_build_that_does_not_fail_itself_leaves_no_log(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def ask(what: str, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(tensorrt._standby, "ask", ask)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spec = EngineSpec(open_checkpoint(tiny_model), 60, 60, "fp16")
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(type(error)):
+        tensorrt.build_for(spec, tmp_path / "engine", RTX, ["sm89"])
+    assert not list(tmp_path.glob("*.log"))
 
 
 @needs_rtx

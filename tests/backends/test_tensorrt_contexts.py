@@ -99,7 +99,7 @@ def test_one_network_where_a_second_cannot_be(upscale: Upscale, tmp_path: Path, 
 
 def test_few_streams_mean_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured for more streams does not matter then, and an explicit number matters more than either."""
-    assert [requested_contexts(streams, None) for streams in (1, 3, 4, None)] == [1, 1, None, None]
+    assert [requested_contexts(streams, {}) for streams in (1, 3, 4, None)] == [1, 1, None, None]
     kept = {"contexts": 2, "fps": [1.0, 2.0]}
     assert [requested_contexts(streams, kept) for streams in (3, 4, None)] == [1, 2, 2]
     assert requested_contexts(None, {"contexts": "many"}) is None, "a damaged note is believed"
@@ -139,7 +139,7 @@ def test_a_network_that_is_not_kept_frees_its_memory(upscale: Upscale, tmp_path:
         "import sys\n"
         "from cuda.bindings import runtime\n"
         "from vsfdatrd.backends.tensorrt.worker import TensorRtServer\n"
-        "side = TensorRtServer(print, lambda: None)\n"
+        "side = TensorRtServer(sys.stdout)\n"
         "given = 'tensorrt_rtx', sys.argv[1], [0], None, None\n"
         "assert side.do_load(*given, 2)['slots'] == 4\n"
         "assert (len(side._devices), len(runtime._memory), runtime._contexts[0]) == (2, 4, 2)\n"
@@ -152,6 +152,25 @@ def test_a_network_that_is_not_kept_frees_its_memory(upscale: Upscale, tmp_path:
         "assert side.do_load(*given, 1, [2000, 3000])['slots'] == 5, 'the rate was not taken from before'\n"
     )
     run_with_fake_gpu(script, str(engine), FAKE_MS="4")
+
+
+def test_two_networks_are_measured_only_if_every_gpu_has_room(upscale: Upscale, tmp_path: Path) -> None:
+    upscale()
+    (engine,) = (tmp_path / "cache").glob("store-1/engines/*")
+    script = (
+        "import sys\n"
+        "from cuda.bindings import runtime\n"
+        "from vsfdatrd.backends.gpu import cuda\n"
+        "from vsfdatrd.backends.tensorrt.worker import TensorRtServer\n"
+        "cuda.set_device(0)\n"
+        "other_program = cuda.DeviceMemory(150 << 20)\n"
+        "side = TensorRtServer(sys.stdout)\n"
+        "loaded = side.do_load('tensorrt_rtx', sys.argv[1], [0, 1], None, None, None)\n"
+        "assert (loaded['contexts'], loaded['measured']) == (1, None), loaded\n"
+        "assert [network.index for network in side._devices] == [0, 1]\n"
+        "assert (len(runtime._memory), dict(runtime._contexts)) == (5, {0: 1, 1: 1})\n"
+    )
+    run_with_fake_gpu(script, str(engine), FAKE_MS="4", FAKE_FREE=str(400 << 20), FAKE_GPUS="Fake RTX 8.9,Fake RTX 8.9")
 
 
 def test_a_wrong_number_of_networks(upscale: Upscale) -> None:

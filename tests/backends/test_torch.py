@@ -159,6 +159,21 @@ def test_precisions_are_those_of_the_processor(spec: EngineSpec, tmp_path: Path)
         assert np.abs(results[precision] - results["fp32"]).max() > 0, "it was computed in fp32 after all"
 
 
+def test_there_is_no_bf16_in_builds_without_mkldnn(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # builds for Macs with ARM have no such operator
+    assert engine_module.precisions(spec.checkpoint) == ("fp32",)
+
+
+def test_a_network_that_fails_in_bf16_is_a_build_error(spec: EngineSpec, tmp_path: Path) -> None:
+    failing: Any = SimpleNamespace(
+        descriptor=spec.checkpoint.descriptor, network=lambda: Failing(TypeError("unsupported type BFloat16"))
+    )
+    with pytest.raises(EngineBuildError, match="could not compute the network in fp32: unsupported type BFloat16"):
+        engine_module.build(replace(spec, precision="bf16", checkpoint=failing), tmp_path)
+
+
 def test_bf16_is_close_to_fp32_in_a_trained_network(shared: Path, tmp_path: Path) -> None:
     medium = open_checkpoint(shared / "weights/fdat_rd_medium_2x_standin.safetensors")
     if "bf16" not in engine_module.precisions(medium):

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """Clear the results of other tests."""
-    caches = (traced_graphs._small_image_psnr, traced_graphs._is_size_independent, base.trace_checkpoint)
+    caches = (traced_graphs.check_trace, traced_graphs._is_size_independent, base.trace_checkpoint)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""The tables of our CUDA kernels in docs/gpu.md."""
+"""The tables of our CUDA kernels in docs/gpu_internals.md."""
 
 import pytest
 

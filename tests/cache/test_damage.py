@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.cache.conftest import BODY, FILES, KEY, Builder, entry_of, read, temporary
 from vsfdatrd.cache.engine_cache import EngineCache
-from vsfdatrd.errors import EngineError, EngineUnavailable
+from vsfdatrd.errors import ArgumentError, EngineError, EngineUnavailable
 
 
 def _truncate(entry: Path) -> None:
@@ -163,7 +163,9 @@ def test_new_engine_that_does_not_load_is_an_error(store: EngineCache) -> None:
     assert builder.count == 3
 
 
-@pytest.mark.parametrize("error", [EngineUnavailable("the GPU is gone"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [EngineUnavailable("the GPU is gone"), MemoryError(), ArgumentError("no such setting")]
+)
 def test_engine_stays_when_the_machine_is_at_fault(store: EngineCache, error: Exception) -> None:
     store.open(KEY, Builder(), read)
 

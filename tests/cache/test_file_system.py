@@ -62,6 +62,23 @@ def disk() -> Iterator[Path]:
         path.rmdir()
 
 
+def test_path_that_is_too_long(tmp_path: Path) -> None:
+    store = EngineCache(tmp_path / ("x" * 300))
+    key = "a" * 64
+    for act in (lambda: store.open(KEY, Builder(), read), lambda: store.get_or_compute("speed", key, "timing", dict)):
+        with pytest.raises(StoreError, match=r"cannot be used \(.*too long.*FDATRD_CACHE"):
+            act()
+
+
+def test_cache_that_is_deleted_during_a_build(store: EngineCache) -> None:
+    def build(directory: Path) -> None:
+        shutil.rmtree(store.directory)
+        (directory / "model.bin").write_bytes(b"")
+
+    with pytest.raises(StoreError, match=rf"{store.directory} cannot be used .*No such file.*FDATRD_CACHE"):
+        store.open(KEY, build, read)
+
+
 def test_full_disk(disk: Path) -> None:
     store = EngineCache(disk / "cache")
     store.open(KEY, Builder(), read)
@@ -116,12 +133,13 @@ def test_read_only_cache(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert builder.count == 0
 
 
-def test_directory_without_permission(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_directory_without_permission(mode: int) -> None:
     """For a user who is not root, in a process of its own."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can become someone else")
     closed = Path(tempfile.mkdtemp())  # tmp_path's parents are closed to others
-    closed.chmod(0o755)
+    closed.chmod(mode)
     code = """
 import os, sys
 from vsfdatrd.cache.manifest import Key

@@ -130,6 +130,31 @@ def test_waiting_is_announced(
     assert "720x540" in screen.getvalue()
 
 
+def test_waiting_for_a_measurement_is_announced_as_such(store: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_folder, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    timing, go_on = threading.Event(), threading.Event()
+
+    def measure() -> dict[str, int]:
+        timing.set()
+        go_on.wait(120)
+        return {"rate": 5}
+
+    arguments = ("speed", "a" * 64, "timing engines on x.pth", measure)
+    first = threading.Thread(target=store.get_or_compute, args=arguments)
+    first.start()
+    timing.wait(120)
+    second = threading.Thread(target=store.get_or_compute, args=arguments)
+    second.start()
+    end = time.monotonic() + 100
+    while "waiting" not in screen.getvalue() and time.monotonic() < end:
+        time.sleep(0.05)
+    go_on.set()
+    first.join(120)
+    second.join(120)
+    assert screen.getvalue().startswith("fdatrd: waiting for another process that is timing engines on x.pth")
+
+
 def test_different_keys_build_at_once(store: EngineCache) -> None:
     """Each builder waits until the other one has started too."""
     meeting = threading.Barrier(2, timeout=120)

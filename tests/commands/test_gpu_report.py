@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,23 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_measured(
     monkeypatch.setattr(gpu_report, "list_gpus", lambda: (Gpu("Fake RTX", (8, 9)),))
     assert main(["doctor", "--gpu", "--json", str(tmp_path / "no" / "such.json")]) == 1
     assert "such.json cannot be written, since there is no such folder" in capsys.readouterr().err
+    assert main(["doctor", "--gpu", "--json", str(tmp_path)]) == 1
+    assert "is a folder; give the path of a file" in capsys.readouterr().err
+
+
+def test_a_model_s_name_that_is_no_unicode_does_not_lose_the_report(
+    identity_2x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, report = tmp_path / os.fsdecode(b"\xff.safetensors"), tmp_path / "report.json"
+    try:
+        shutil.copy(identity_2x, model)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    monkeypatch.setattr(gpu_report, "list_gpus", lambda: (Gpu("Fake RTX", (8, 9)),))
+    monkeypatch.setattr(gpu_report, "describe_machine", lambda: {"gpu": "Fake RTX"})
+    monkeypatch.setattr(gpu_report, "BACKENDS", ())
+    assert main(["doctor", "--gpu", "--model", str(model), "--json", str(report)]) == 1
+    assert json.loads(report.read_text(encoding="utf-8"))["model"] == "?"
 
 
 def test_no_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +109,13 @@ def test_no_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().out.strip().splitlines() == [
         "there is no NVIDIA GPU here, or no driver for it, so there is nothing to report"
     ]
+
+
+def test_the_command_starts_without_cuda_bindings() -> None:
+    """They are not installed on macOS."""
+    code = "import sys; sys.modules['cuda'] = None; import vsfdatrd.commands.gpu_report"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 GOOD: dict[str, Any] = {

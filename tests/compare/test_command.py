@@ -114,6 +114,15 @@ def test_a_telecined_disc_beside_its_film(shared: Path, tmp_path: Path, capsys: 
         assert numbers(line)[-2] > 0.97  # two encodes of one film; the frame before or after has far less
 
 
+def test_files_in_the_folder_that_compare_did_not_make_stay(write: Writer, film: list[Drawing], tmp_path: Path) -> None:
+    before, out = write("a.y4m", clip_of(film[:3])), tmp_path / "o"
+    out.mkdir()
+    mine = out / ".writable"
+    mine.write_text("mine")
+    assert main(["compare", str(before), str(before), "--frames", "1", "--out", str(out)]) == 0
+    assert mine.read_text() == "mine"
+
+
 def test_other_content_is_said_and_not_refused(
     write: Writer, film: list[Drawing], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,8 @@
 """``vsfdatrd preview``: the page in a real browser, what it holds, excerpts of long films, and errors as sentences."""
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.compare.conftest import Drawing, Writer, clip_of, scenes, write_y4m
 from vsfdatrd.cli import main
 from vsfdatrd.compare import excerpt, preview, preview_page
 from vsfdatrd.compare.excerpt import Excerpt, Section, make_excerpt
+from vsfdatrd.system.programs import ffmpeg, run
 
 STILL: Any = {"prefers_reduced_motion": "reduce"}
 SLIDER = "document.querySelector('.whole input')"
@@ -112,15 +115,22 @@ def test_the_page_fits_its_window(browser: Browser, page: Path, width: int) -> N
     assert float(browser.run(f"{SLIDER}.value")) == pytest.approx(75, abs=6)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_page_is_there_with_the_first_picture_and_says_so_when_it_was_stopped(
-    write: Writer, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Writer,
+    tmp_path: Path,
+    tiny_model: Path,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     film, out = write("film.y4m", clip_of(scenes(2, 4, (64, 48)))), tmp_path / "page.html"
 
     def interrupted(clip: Any) -> float:
         assert 'data-state="working"' in out.read_text()
         assert "1 of 2 pictures are made" in out.read_text()
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
+        raise AssertionError("the signal has no handler")
 
     monkeypatch.setattr(preview, "_measure_fps", interrupted)
     assert main(["preview", str(film), "--model", str(tiny_model), "--frames", "2", "--out", str(out)]) == 130
@@ -169,6 +179,43 @@ def test_frames_at_seams_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.in_film(times[16]) == pytest.approx(50.2)
 
 
+def test_what_the_film_does_not_say_is_logged_once_under_its_name(
+    write: Writer, identity_2x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(preview, "MIN_SECONDS", 0.1)
+    film = write("film.y4m", clip_of(scenes(1, 3, (64, 48))))
+    assert main(["preview", str(film), "--model", str(identity_2x), "--frames", "1"]) == 0
+    (said,) = (record.getMessage() for record in caplog.records if "does not say" in record.getMessage())
+    assert said.startswith("film.y4m does not say its matrix")
+
+
+@pytest.mark.parametrize("arguments", [["preview"], ["compare", "film.y4m"]])
+def test_colors_that_cannot_be_converted_are_no_damage(
+    arguments: list[str],
+    write: Writer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("film.y4m", clip_of(scenes(1, 3, (64, 48))))
+    run([ffmpeg(), "-i", "film.y4m", "-vf", "setparams=colorspace=smpte2085", "-c:v", "libx264", "odd.mkv"])
+    assert main([*arguments, "odd.mkv"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("vsfdatrd: odd.mkv: frame 0 cannot be converted to RGB: it is YUV, and its _Matrix is 11")
+
+
+def test_the_page_of_a_film_with_the_longest_name(
+    write: Writer, identity_2x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "MIN_SECONDS", 0.1)
+    film = write("魔" * 83 + ".y4m", clip_of(scenes(1, 3, (64, 48))))
+    assert main(["preview", str(film), "--model", str(identity_2x), "--frames", "1"]) == 0
+    assert len(list(tmp_path.glob("魔*.preview.html"))) == 1
+    exact = tmp_path / f"{'魔' * 83}.html"
+    assert main(["preview", str(film), "--model", str(identity_2x), "--frames", "1", "--out", str(exact)]) == 0
+
+
 def test_a_short_film_is_no_excerpt(write: Writer, film: list[Drawing], tmp_path: Path) -> None:
     assert make_excerpt(write("short.y4m", clip_of(film[:4])), tmp_path / "none") is None
 
@@ -190,6 +237,8 @@ def test_durations() -> None:
         (["film.y4m", "--out", "film.y4m"], "is not the name of a page; end it in .html"),
         (["film.y4m", "--out", "other.html"], "exists and is not a preview"),
         (["film.y4m", "--out", "nowhere/page.html"], "cannot be written"),
+        (["film.y4m", "--out", "pipe.html"], "is a folder or a device"),
+        (["."], "the input '.' is a folder"),
         (["other.html"], "cannot be read as video"),
         (["film.y4m", "--backend", "vulkan"], "backend='vulkan' is unknown"),
         (["film.y4m", "--crop", "200,0,0,0"], "--crop"),
@@ -206,6 +255,10 @@ def test_errors_are_sentences(
     monkeypatch.chdir(tmp_path)
     write("film.y4m", clip_of(scenes(1, 3, (64, 48))))
     Path("other.html").write_text("<p>mine</p>")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe.html")
+    else:
+        Path("pipe.html").mkdir()
     assert main(["preview", *arguments]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("vsfdatrd: ")

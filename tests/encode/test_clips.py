@@ -92,9 +92,7 @@ def test_the_telecined_disc_gives_the_frames_of_the_progressive_one(shared: Path
     source = open_source(clips / "ntsc_telecined_480i.mpg", None)
     result = field_detection.choose_fields(source.clip, source.rate, "auto")
     assert (result.kind, result.top_first) == ("ivtc", True)
-    restored = script.run_script(
-        script.preparation_script(source.path, source.video, None, result, Borders(), "0", "test")
-    )
+    restored = script.run_script(script.preparation_script(source.path, source.video, None, result, Borders(), "0"))
     film = vs.core.bs.VideoSource(str(clips / "ntsc_film_480p.mpg"), cachemode=0)
     assert restored.num_frames == 144
     # Both were encoded from one film by a lossy codec: each frame must be the nearest of its neighborhood by far.

@@ -72,7 +72,7 @@ def prepared(source: vs.VideoNode, found: field_detection.Fields) -> Any:
     """Run the field processing of the script on a clip instead of a file."""
     from pathlib import Path
 
-    text = script.preparation_script(Path("/film.mkv"), 0, None, found, Borders(), "0", "test")
+    text = script.preparation_script(Path("/film.mkv"), 0, None, found, Borders(), "0")
     lines = [line if "bs.VideoSource" not in line else "clip = source" for line in text.splitlines()]
     names: dict[str, Any] = {"source": source}
     exec("\n".join(lines), names)

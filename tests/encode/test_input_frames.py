@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.encode.media import lavfi, make
+from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.pixel_shape import choose_sar, pixel_shapes, plausible_sar
 from vsfdatrd.encode.source import open_source
 from vsfdatrd.encode.timestamps import NO_TIMESTAMP, fill_gaps
-from vsfdatrd.encode.timing import constant_rate
+from vsfdatrd.encode.timing import compute_timing, constant_rate
 
 # ---- timestamps -----------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,15 @@ def test_a_frame_that_lasts_twice_as_long_makes_no_other_rate() -> None:
     """As in AVI, where a picture that is left out takes its time all the same."""
     assert constant_rate([Fraction(n, 25) for n in (0, *range(2, 11))], Fraction(25)) == 25
     assert constant_rate([Fraction(n * 1001, 24000) for n in range(10)], Fraction(24)) == Fraction(24000, 1001)
+
+
+def test_slides_that_last_an_hour_have_a_rate(tmp_path: Path) -> None:
+    slides = "setpts=N*(N+1)*1800/TB"  # seconds: 0, 3600, 10800, 21600
+    make(*lavfi("testsrc=size=64x48:rate=1"), "-vf", slides, "-frames:v", "4", "-c:v", "ffv1", tmp_path / "slides.mkv")
+    source = open_source(tmp_path / "slides.mkv", tmp_path / "index")
+    timing = compute_timing(source, Fields("progressive", True, ""), 4)
+    assert timing.rate > 0
+    assert list(timing.times or ()) == [0, 3600, 10800, 21600]
 
 
 def test_one_frame_has_a_rate_that_can_be(tmp_path: Path) -> None:

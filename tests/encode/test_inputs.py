@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import av
 import pytest
@@ -15,9 +18,13 @@ from tests.encode.conftest import Encode, decoded, moving, times, write
 from tests.encode.media import lavfi, make
 from vsfdatrd import cli
 from vsfdatrd.compare.video import open_video
-from vsfdatrd.encode import streams
-from vsfdatrd.encode.source import open_source, vapoursynth_path
-from vsfdatrd.errors import ArgumentError, ClipError, FdatrdError, error_sentence
+from vsfdatrd.encode import script, streams
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline
+from vsfdatrd.encode.crop import Borders
+from vsfdatrd.encode.field_detection import Fields
+from vsfdatrd.encode.scenes import Chunk
+from vsfdatrd.encode.source import explain_damage, find_track, open_source, read_frames, vapoursynth_path
+from vsfdatrd.errors import ArgumentError, ClipError, EncodeError, FdatrdError, error_sentence
 from vsfdatrd.system.programs import utf8_environment
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -63,6 +70,7 @@ def quiet() -> Iterator[logging.Logger]:
         ValueError("operands could not be broadcast"),
         av.InvalidDataError(1, "bad data"),
         MemoryError(),
+        PermissionError(13, "Permission denied", "film.mkv"),
         FdatrdError("a sentence"),
     ],
 )
@@ -134,6 +142,49 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
         path.write_bytes((tmp_path / "whole.mp4").read_bytes()[:2000])
     with pytest.raises(ArgumentError, match=name):
         open_source(path, tmp_path / "index")
+
+
+# ---- what is damaged ------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path, *options: str) -> Path:
+    """Three seconds of a film with 60 wrong bytes."""
+    make(*lavfi("testsrc2=size=96x64:rate=25:duration=3"), "-g", "15", *options, path)
+    content = bytearray(path.read_bytes())
+    random = Random(0)
+    for _ in range(60):
+        content[random.randrange(len(content) // 3, len(content))] = random.randrange(256)
+    path.write_bytes(content)
+    return path
+
+
+def plain_script(path: Path, index: Path, threads: int) -> str:
+    return script.preparation_script(path, 0, index, Fields("progressive", True, ""), Borders(), "0", threads)
+
+
+def test_damaged_frames_are_decoded_alike_each_time(tmp_path: Path) -> None:
+    """BestSource refuses those that are not, and with several threads ffmpeg does not."""
+    path = damage(tmp_path / "damaged.avi", "-c:v", "mpeg4", "-b:v", "1M")
+    source = open_source(path, tmp_path / "index")
+    for clip in (source.clip, script.run_script(plain_script(path, tmp_path / "index", source.threads))):
+        assert len(list(clip.frames())) == len(source.timestamps)
+
+
+def test_damage_is_a_sentence_wherever_it_is_found(tmp_path: Path) -> None:
+    """With an index that one thread made, several threads fail in the same places."""
+    path = damage(tmp_path / "damaged.mkv", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2")
+    track = find_track(path)
+    read_frames(path, replace(track, threads=1), tmp_path / "index")
+    clip, *_ = read_frames(path, replace(track, threads=4), tmp_path / "index")
+    words = r"frame number \d+; the file may be damaged: .*ffmpeg repair it"
+    with pytest.raises(ClipError, match=words), explain_damage(path):
+        list(clip.frames(close=True))
+    (tmp_path / "script.vpy").write_text(plain_script(path, tmp_path / "index", 4) + "clip.set_output()\n")
+    params = EncodeParams(tmp_path / "script.vpy", ("-c:v", "ffv1"), Fraction(25), tmp_path)
+    pipeline = Pipeline(Chunk(0, 0, clip.num_frames), params, "0")
+    pipeline.feed(lambda frames: None)
+    with pytest.raises(EncodeError, match=f"chunk 1 .*{words}"):
+        pipeline.finish()
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
 
 def test_where_frames_are_made_is_no_other_setting() -> None:
     result, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
-    text, other = (script.preparation_script(film, 0, index, result, Borders(), device, "1") for device in ("0", "0,1"))
+    text, other = (script.preparation_script(film, 0, index, result, Borders(), device) for device in ("0", "0,1"))
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
     assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
@@ -264,6 +264,14 @@ def test_options_of_the_encoder_are_taken(words: str, encoder: str) -> None:
     assert Settings(further=tuple(words.split())).encoder == encoder
 
 
+def test_an_encoder_whose_codec_the_container_cannot_hold_is_refused() -> None:
+    """Before any work: a muxer would refuse it at the end of the encode."""
+    further = Settings(preset="x264", further=("-c:v", "prores_ks"))
+    settings.check_ffmpeg(further, [Path("out.mkv"), Path("out.mov")])
+    with pytest.raises(ArgumentError, match=r"a \.mp4 file cannot hold what prores_ks encodes"):
+        settings.check_ffmpeg(further, [Path("out.mp4")])
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -311,7 +319,7 @@ def test_an_index_can_be_used_elsewhere(film: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(file, there))
     os.utime(copy, (1, 1))
     text = script.preparation_script(
-        film, source.video, here / "index", field_detection.Fields("progressive", True, ""), Borders(), "0", ""
+        film, source.video, here / "index", field_detection.Fields("progressive", True, ""), Borders(), "0"
     )
     assert script.run_script(script.with_index(text, here / "index", there / "index")).num_frames == LENGTH
     assert copy.stat().st_mtime == 1  # not written anew

@@ -266,7 +266,7 @@ def test_without_a_cluster_there_is_a_sentence(identity_2x: Path, film: Path, tm
     alone = ["unshare", "-p", "-f", "--mount-proc"]  # "auto" looks among the processes of the machine
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         alone = []
-    for address in (*(["auto"] if alone else []), "127.0.0.1:9"):
+    for address in (*(["auto"] if alone else []), "127.0.0.1:9", f"{'x' * 64}:6379"):
         status, output = run(*alone, *words, "--ray", address)
         assert (status, output.count("\n")) == (1, 0)
         assert f"--ray {address} finds no Ray cluster" in output

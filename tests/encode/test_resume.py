@@ -19,6 +19,7 @@ import pytest
 from tests.encode.conftest import CHUNK, HEIGHT, WIDTH, Encode, Popen, command, decoded, moving, write
 from tests.encode.joining import LENGTH
 from vsfdatrd.cli import main
+from vsfdatrd.encode.cli import interrupt_on_sigterm
 from vsfdatrd.encode.journal import Journal
 from vsfdatrd.encode.workspace import open_workspace
 from vsfdatrd.system.programs import ffmpeg
@@ -129,6 +130,18 @@ def test_ctrl_c_is_a_sentence_ends_all_programs_and_goes_on_later(
     messages = finish(start(film, tmp_path / "out.mkv"))
     assert any(event["event"] == "resuming" and event["parts"] >= 1 for event in messages)
     assert decoded(tmp_path / "out.mkv") == reference
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt_on_sigterm():
+            signal.raise_signal(signal.SIGHUP)
+    except KeyboardInterrupt:
+        pytest.fail("the signal was ignored, and no longer is")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_process_on_one_output_refuses(film: Path, encode: Encode, tmp_path: Path) -> None:

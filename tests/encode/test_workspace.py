@@ -133,6 +133,18 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(order: EncodeOrder, tmp
         assert (folder / "output" / "precious").exists()
 
 
+def test_a_user_without_a_name_has_a_temporary_folder(
+    order: EncodeOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    list(trial("here", {}, order, frozenset(["here"])))
+    assert (tmp_path / f"vsfdatrd-encode-{os.getuid()}" / "output" / "run" / "script.vpy").exists()
+
+
 def test_the_temporary_folder_is_private(order: EncodeOrder, tmp_path: Path) -> None:
     folder = tmp_path / "vsfdatrd-encode-somebody"
     for _ in range(2):

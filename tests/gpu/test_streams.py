@@ -43,10 +43,7 @@ def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
         held.enter_context(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
     there, network, back = (held.enter_context(cuda.Stream()) for _ in range(3))
     source, result = (held.enter_context(cuda.DeviceMemory(BYTES)) for _ in range(2))
-    with network.capture() as capture:
-        network.copy(result, source)
-    assert capture.graph is not None
-    graph = held.enter_context(capture.graph)
+    graph = held.enter_context(network.capture(lambda: network.copy(result, source)))
     slots = [
         Slot(
             frame[0].ctypes.data,
@@ -92,11 +89,8 @@ def test_what_cannot_be_is_a_sentence_and_spoils_nothing(held: ExitStack) -> Non
     with pytest.raises(EngineError, match="pinning 0 MiB failed: "):
         cuda.PinnedMemory(0, 4096)
     stream = held.enter_context(cuda.Stream())
-    with (
-        pytest.raises(EngineError, match=r"computing on the GPU failed: .* \(cudaErrorStreamCapture"),
-        stream.capture(),
-    ):
-        stream.synchronize()  # which no capture bears
+    with pytest.raises(EngineError, match=r"computing on the GPU failed: .* \(cudaErrorStreamCapture"):
+        stream.capture(stream.synchronize)  # which no capture bears
     picture, result = np.arange(BYTES, dtype=np.uint8), np.zeros(BYTES, np.uint8)
     place = held.enter_context(cuda.DeviceMemory(BYTES))
     stream.upload(place, picture.ctypes.data)

@@ -36,9 +36,9 @@ def test_every_network_has_the_same_kernels() -> None:
     assert {key for key in found.kernels} == {
         (n, c, p) for n in names for c in (96, 128, 192) for p in ("fp16", "bf16")
     }
-    assert found.supports(128, "fp16")
-    assert not found.supports(64, "fp16")
-    assert not found.supports(128, "fp32")
+    assert found.of_network(128, "fp16")
+    assert not found.of_network(64, "fp16")
+    assert not found.of_network(128, "fp32")
 
 
 def test_all_files_are_small_and_used() -> None:
@@ -64,7 +64,7 @@ def test_the_manifest_is_up_to_date() -> None:
     variants = [each for c in catalog.CHANNELS for p in catalog.PRECISIONS for each in catalog.variants(c, p)]
     assert len(variants) == len(KERNELS)
     for variant in variants:
-        kernel = manifest.load().kernel(variant.kernel, variant.channels, variant.precision)
+        kernel = manifest.load().kernels[variant.kernel, variant.channels, variant.precision]
         expected = describe(variant)
         assert {name: getattr(kernel, name) for name in expected} == expected | {"parameters": kernel.parameters}
         assert [list(each) for each in kernel.parameters] == expected["parameters"]
@@ -92,7 +92,7 @@ def test_compiling_again_gives_the_same(name: str, tmp_path: Path, monkeypatch: 
         monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     variant = next(each for each in catalog.variants(128, "fp16") if each.kernel == name)
-    kernel = manifest.load().kernel(name, 128, "fp16")
+    kernel = manifest.load().kernels[name, 128, "fp16"]
     ptx, shared = compile_variant(variant)
     assert hashlib.sha256(ptx).hexdigest() == kernel.sha256
     assert shared == kernel.shared
@@ -103,7 +103,7 @@ def test_ptxas_says_what_the_manifest_does(name: str) -> None:
     pytest.importorskip("triton")
     from vsfdatrd.kernels.compile import ARCHITECTURES, count_registers
 
-    kernel = manifest.load().kernel(name, 128, "fp16")
+    kernel = manifest.load().kernels[name, 128, "fp16"]
     try:
         found = {each: count_registers(manifest.read_ptx(kernel), each) for each in ARCHITECTURES}
     except (OSError, subprocess.CalledProcessError) as error:

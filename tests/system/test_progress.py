@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from unicodedata import east_asian_width
 
 import pytest
 
@@ -142,7 +142,10 @@ def test_any_stderr_will_do(monkeypatch: pytest.MonkeyPatch, make: Callable[[], 
         time.sleep(0.1)
 
 
-def test_terminal_line_is_rewritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["building the engine of a model with a long name", "reading 魔法少女リリカル 第01話の名前"]
+)
+def test_terminal_line_is_rewritten(name: str) -> None:
     """On a terminal 40 columns wide: one line, never wrapped, and one last line that says it all."""
     if sys.platform == "win32":
         pytest.skip("there are no pseudo-terminals")
@@ -154,6 +157,7 @@ def test_terminal_line_is_rewritten(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     code = """
+import sys
 import threading
 from vsfdatrd.system import progress
 from vsfdatrd.system.progress import report_progress
@@ -166,13 +170,13 @@ progress._Line.show = counted
 def wait(count):
     for _ in range(count):
         assert shown.acquire(timeout=100)
-with report_progress("building the engine of a model with a long name", delay=0, every=0.05):
+with report_progress(sys.argv[1], delay=0, every=0.05):
     wait(4)
 shown = threading.Semaphore(0)
 with report_progress("short", delay=0, every=0.05):
     wait(2)
 """
-    child = subprocess.Popen([sys.executable, "-W", "error", "-c", code], stderr=slave, stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-W", "error", "-c", code, name], stderr=slave, stdout=subprocess.PIPE)
     os.close(slave)
     shown = b""
     while True:
@@ -189,9 +193,9 @@ with report_progress("short", delay=0, every=0.05):
     long, short, rest = shown.decode().split("\r\n")
     assert rest == ""
     updates = [text for text in long.split("\r") if text]
-    assert all(len(text) < 40 for text in updates[:-1])
+    assert all(sum(2 if east_asian_width(c) == "W" else 1 for c in text) < 40 for text in updates[:-1])
     assert len(updates) > 2
-    assert re.fullmatch(r"fdatrd: building the engine of a model with a long name: done in \d+\.\d s", updates[-1])
+    assert re.fullmatch(rf"fdatrd: {name}: done in \d+\.\d s", updates[-1])
     updates = [text.rstrip() for text in short.split("\r") if text]
     assert updates[0] == "fdatrd: short ..."
     assert re.fullmatch(r"fdatrd: short \.\.\. \d+ s", updates[1])

@@ -70,6 +70,12 @@ def test_names_that_cannot_be(file: Path, name: str) -> None:
     assert not file.exists()
 
 
+def test_a_name_written_by_hand_may_have_capitals(file: Path) -> None:
+    write(file, '[models.Sharp]\nfile = "a.pth"\n')
+    assert resolve_model("Sharp") == resolve_model("sharp") == file.parent / "a.pth"
+    assert aliases.remove_alias("Sharp").name == "Sharp"
+
+
 def test_a_name_is_given_once() -> None:
     aliases.add_alias(ModelAlias("sharp", Path("/a.pth")), CATALOG)
     with pytest.raises(ArgumentError, match=r"there is a model 'sharp' already, '/a.pth'; .*models remove sharp"):

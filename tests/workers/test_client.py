@@ -1,7 +1,10 @@
 """An engine in a worker process: death of either process, unexpected output, shutdown."""
 
+import errno
+import mmap
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,10 +21,10 @@ from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.errors import EngineError
+from vsfdatrd.errors import EngineError, EngineUnavailable
 from vsfdatrd.workers import client as process_module
 from vsfdatrd.workers import spawn
-from vsfdatrd.workers.client import Worker
+from vsfdatrd.workers.client import StandbyWorker, Worker
 
 type Open = Callable[..., RemoteEngine]
 
@@ -132,6 +135,19 @@ def test_an_engine_whose_worker_dies_before_it_is_mapped_leaves_nothing(monkeypa
     assert not psutil.pid_exists(worker.pid), "nobody waited for the process"
 
 
+def test_an_engine_without_memory_for_frames_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    worker = Worker("vsfdatrd.backends.native.worker")
+    monkeypatch.setattr(mmap, "mmap", full)
+    message = r"there is no memory for the engine's frames \(52\.7 KiB\): .*allocate"
+    with pytest.raises(EngineUnavailable, match=message):
+        RemoteEngine(worker, 1, [3, 30, 30], [3, 60, 60])
+    assert worker.memory.fd == -1, "the frames' memory is still open"
+    assert not psutil.pid_exists(worker.pid), "nobody waited for the process"
+
+
 def test_closing_ends_the_worker_and_twice_is_harmless(open_engine: Open) -> None:
     engine = open_engine()
     run(engine, draw_line_art(60, 60))
@@ -208,6 +224,64 @@ def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(spawn, "find_python", lambda: "/nowhere/python")
     with pytest.raises(EngineError, match=r"the engine's process cannot be started: .*/nowhere/python"):
         Worker("vsfdatrd.backends.openvino.worker")
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "socketpair"])
+def test_too_many_open_files_are_an_error(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    files = psutil.Process().num_fds()
+    monkeypatch.setattr(os if call == "memfd_create" else socket, call, full)
+    with pytest.raises(EngineError, match=r"the engine's process cannot be started: .*Too many open files"):
+        Worker("vsfdatrd.backends.native.worker")
+    assert psutil.Process().num_fds() <= files, "the frames' memory is still open"
+
+
+def test_files_in_the_current_directory_are_not_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('a script of the user')")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker("vsfdatrd.backends.native.worker")
+    assert worker.ask("describe") == {}
+    worker.close()
+
+
+SLOW = """
+import time
+time.sleep(0.5)  # as libraries take to load
+from vsfdatrd.workers.server import WorkerServer, serve_forever
+class Slow(WorkerServer):
+    def do_build(self):
+        time.sleep(1)
+        return "built"
+    def do_free(self):
+        return [5]
+serve_forever(Slow)
+"""
+
+
+def test_an_interrupted_request_does_not_answer_the_next_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    standby = StandbyWorker("slow")
+    assert standby.ask("free") == [5]
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        standby.ask("build")
+    interrupt.join()
+    assert standby.ask("free") == [5]
+    standby.shutdown()
+
+
+def test_ctrl_c_does_not_end_a_worker_that_is_starting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker("slow")
+    time.sleep(0.3)
+    os.kill(worker.pid, signal.SIGINT)
+    assert worker.ask("free") == [5]
+    worker.close()
 
 
 def test_a_module_that_does_not_start_is_an_error() -> None:

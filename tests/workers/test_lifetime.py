@@ -241,6 +241,48 @@ def test_a_program_ends_by_itself_with_an_engine_open(tiny_model: Path, tmp_path
     assert ended(int(done.stdout))
 
 
+def test_what_a_library_prints_while_it_is_imported_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "greeting.py").write_text(
+        "import os\n"
+        "os.write(1, b'Hello\\n\\n')\n"
+        "from vsfdatrd.workers.server import WorkerServer, serve_forever\n"
+        "WorkerServer.do_describe = lambda self: {}\n"
+        "serve_forever(WorkerServer)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker("greeting")
+    assert worker.ask("describe") == {}
+    worker.close()
+
+
+def test_a_stderr_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    """Such as that of a pipeline that ends with ``head``."""
+    (tmp_path / "telling.py").write_text(
+        "from vsfdatrd.workers.server import WorkerServer, log_line, serve_forever\n"
+        "WorkerServer.do_describe = lambda self: log_line('something')\n"
+        "serve_forever(WorkerServer)\n"
+    )
+    script = (
+        "import sys\n"
+        "from vsfdatrd.workers.client import Worker\n"
+        "worker = Worker('telling')\n"
+        "assert worker.ask('describe') is None\n"
+        "worker.close()\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stderr=writer,
+        timeout=200,
+    )
+    os.close(writer)
+    assert done.returncode == 0
+
+
 def test_what_a_library_prints_never_reaches_stdout(tmp_path: Path) -> None:
     """Standard output may be the video."""
     (tmp_path / "noisy.py").write_text(

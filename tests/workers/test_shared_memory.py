@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsfdatrd.workers.shared_memory import SharedMemory, slot_buffers
+from vsfdatrd.workers.shared_memory import SharedMemory, map_shared, slot_buffers
 
 
 def test_buffers_lie_apart_in_one_memory() -> None:
@@ -32,3 +32,15 @@ def test_shared_memory_without_memfd_is_a_file_that_goes(monkeypatch: pytest.Mon
     path = Path(memory.address)
     memory.close()
     assert not path.exists()
+
+
+def test_a_killed_process_leaves_no_file_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    memory = SharedMemory()
+    ours = memory.resize(4096)
+    theirs = map_shared(memory.address, 4096)
+    assert not Path(str(memory.address)).exists()
+    ours[:5] = b"frame"
+    assert theirs[:5] == b"frame"
+    theirs.close()
+    memory.close()

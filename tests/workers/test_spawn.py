@@ -77,6 +77,7 @@ def test_the_worker_of_openvino_requests_huge_pages() -> None:
     from vsfdatrd.backends.openvino import backend
 
     try:
+        backend._standby.describe()  # right after a process has started, the system shows no environment
         environment = Path(f"/proc/{backend._standby.start().pid}/environ").read_bytes()
     finally:
         backend.shutdown()

@@ -82,14 +82,11 @@ class ArtCnnConfig(NetworkConfig):
         return (self.body_layers + 3) * (self.kernel // 2)
 
     def flops(self, height: int, width: int) -> float:
-        """Estimate the cost of one frame.
+        """See `NetworkConfig.flops`.
 
         Args:
             height: Height of the input in pixels.
             width: Width of the input in pixels.
-
-        Returns:
-            Floating-point operations; a multiply-add counts as two.
         """
         f = self.filters
         per_pixel = self.in_channels * f + (self.body_layers + 1) * f * f + f * self.out_channels * self.scale**2
@@ -119,7 +116,7 @@ def tensor_shapes(config: ArtCnnConfig) -> dict[str, Shape]:
 
 
 def canonical_names(names: Collection[str]) -> dict[str, str] | None:
-    """Return a dict from the tensor names used in this package to the names of the same tensors in a file.
+    """Map the tensor names used in this package to the names of the same tensors in a file.
 
     The layout is recognized by a name that no other layout has: ``depth_to_space.upscale.0`` is traiNNer-redux's R
     family, ``feats_conv`` and ``conv_out`` are the R and C families of ArtCNN's own notebooks. A file with nothing but
@@ -158,10 +155,9 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     residual = f"{_LAST_LAYER_OF_R}.weight" in shapes
     if residual:
         blocks = sum(f"res_block.{i}.conv.2.weight" in shapes for i in range(len(shapes)))
-        last = _LAST_LAYER_OF_R
     else:
         blocks = sum(name.endswith(".weight") for name in shapes) - 3
-        last = f"conv{blocks + 2}"
+    last = _LAST_LAYER_OF_R if residual else f"conv{blocks + 2}"
     first, final = _kernel_size(shapes, "conv0"), _kernel_size(shapes, last)
     if blocks < 1:
         raise CheckpointError("it has no body between its first convolution and its last two")
@@ -190,11 +186,7 @@ def _kernel_size(shapes: Mapping[str, Shape], layer: str) -> Shape:
 
 
 def _derive_channels(inputs: int, features: int) -> tuple[int, int, int]:
-    """Compute (input channels, output channels, scale) from what the tensor shapes tell.
-
-    Args:
-        inputs: Channels of the first convolution's input.
-        features: Channels of the last convolution's output, which the pixel shuffle rearranges.
+    """Compute (input channels, output channels, scale) from the channels before and after all convolutions.
 
     Raises:
         CheckpointError: No ArtCNN has these numbers of channels.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vsfdatrd.weights.files import Array, Entry, check_file, finite_float32, refusal
+from vsfdatrd.weights.files import Array, Entry, check_file, decode_values, refusal
 
 MAX_BYTES = 2 << 20
 """Largest accepted file in bytes; the largest published shader is under one megabyte."""
@@ -35,7 +35,7 @@ type Source = frozenset[TextureSlice]
 type SourcePixel = tuple[Source, int, int]
 """Source of a pixel and its offset (y, x), relative to an arbitrary corner."""
 
-_LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+?)[ \t]*$", re.M)
+_LINE = re.compile(r"^//!([A-Z]+)[ \t]+(.+)$", re.M)
 _TYPE = r"(?:f16)?(?:vec4|mat4|V4|M4)"
 _BIAS = re.compile(rf"\b{_TYPE} (result\d*) = {_TYPE}\(([^()\n]*)\);")
 _TERM = re.compile(rf"\b(result\d*) \+= ({_TYPE})\(([^()\n]*)\) \* ([^;\n]+);")
@@ -83,7 +83,7 @@ class _NotArtCnn(Exception):
 
 
 def is_shader(head: bytes, suffix: str) -> bool:
-    """Return whether a file is an mpv shader, of ArtCNN or another network.
+    """Return whether a file with these first bytes and this suffix is an mpv shader, of ArtCNN or another network.
 
     Args:
         head: First bytes of the file.
@@ -94,9 +94,6 @@ def is_shader(head: bytes, suffix: str) -> bool:
 
 class GlslFile:
     """An ArtCNN shader as a `weights.files.WeightsFile` with tensors named ``conv0.weight``, ``conv0.bias``, ...
-
-    Args:
-        path: The shader.
 
     Raises:
         CheckpointError: The file is not an ArtCNN shader of a known layout.
@@ -129,37 +126,35 @@ class GlslFile:
                 path,
                 f"cannot be read as an ArtCNN shader: {error}; download it again, or give the network's .onnx file",
             ) from error
-        self.entries: Mapping[str, Entry] = {
-            name: Entry("fp32", values.shape) for name, values in self._tensors.items()
-        }
+        self.entries = {name: Entry("fp32", values.shape) for name, values in self._tensors.items()}
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
         """Read tensors; see `WeightsFile.read`."""
         for name, key in names.items():
-            yield name, finite_float32(self.path, name, self._tensors[key])
+            yield name, decode_values(self.path, name, self._tensors[key], "fp32")
 
 
 def _split_passes(text: str) -> list[_Pass]:
     """Split the shader into passes; each begins with a ``//!DESC`` line."""
-    heads = re.split(r"(?m)^(?=//!DESC )", text)[1:]
     result = []
-    for part in heads:
-        directives = {name: value for name, value in _LINE.findall(part)}
-        code = _LINE.sub("", part)
+    for part in re.split(r"(?m)^(?=//!DESC )", text)[1:]:
+        directives = {name: value.strip() for name, value in _LINE.findall(part)}
         desc, hook, save, width = (directives.get(name, "") for name in ("DESC", "HOOK", "SAVE", "WIDTH"))
-        result.append(_Pass(desc, hook, save, width, code))
+        result.append(_Pass(desc, hook, save, width, _LINE.sub("", part)))
     return result
 
 
 def _extract_tensors(passes: Sequence[_Pass]) -> dict[str, Array]:
-    """Extract weights (O, I, k, k) and biases (O,) of the convolutions, float32."""
+    """Extract weights (O, I, k, k) and biases (O,) of the convolutions."""
     for shader_pass in passes:
         _read_terms(shader_pass)
     layers = _group_layers([shader_pass for shader_pass in passes if shader_pass.terms])
     remaining = [shader_pass for shader_pass in passes if not shader_pass.terms]
     chroma = any("NATIVE" in shader_pass.hook for shader_pass in passes)
-    _check_connections(layers, passes[0].hook if not chroma else "NATIVE")
-    channels = 2 if chroma else _check_pixel_shuffle(remaining, 4 * len(layers[-1].places))
+    _check_connections(layers, "NATIVE" if chroma else passes[0].hook)
+    channels = 2 if chroma else 4 * len(layers[-1].places)
+    if not chroma:
+        _check_pixel_shuffle(remaining, channels)
     tensors: dict[str, Array] = {}
     for i, layer in enumerate(layers):
         before = layers[i - 1].places if i else None
@@ -273,20 +268,12 @@ def _check_connections(layers: Sequence[_Layer], picture: str) -> None:
         raise _NotArtCnn("its convolution 0 has a ReLU")
 
 
-def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> int:
-    """Check that the last pass is a pixel shuffle of all features, and return their number.
-
-    Raises:
-        _NotArtCnn: It is not.
-    """
-    widths = [
-        re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", shader_pass.width)
-        for shader_pass in remaining
-        if "Depth-To-Space" in shader_pass.desc
-    ]
-    if len(remaining) != 1 or len(widths) != 1 or not widths[0] or int(widths[0][1]) ** 2 != features:
+def _check_pixel_shuffle(remaining: Sequence[_Pass], features: int) -> None:
+    """Raise _NotArtCnn unless the only pass that is no convolution is a pixel shuffle of all features."""
+    last = remaining[0] if len(remaining) == 1 and "Depth-To-Space" in remaining[0].desc else None
+    width = re.fullmatch(r"\w+\.w (\d)(?:\.0)? \*", last.width) if last else None
+    if not width or int(width[1]) ** 2 != features:
         raise _NotArtCnn(f"it does not end in a pass that turns {features} features into pixels")
-    return features
 
 
 def _assemble_convolution(
@@ -322,10 +309,8 @@ def _assemble_convolution(
                 at[...] = np.reshape(values, (4, 4)).T
             else:
                 at[:, 0] = values
-    input_channels = slice(0, inputs if input_places is None else None)
-    output_channels = slice(0, outputs)
     if np.any(weight[:, inputs:]) and input_places is None:
         raise _NotArtCnn(f"its first convolution reads more than {inputs} channels")
     if outputs is not None and (np.any(weight[outputs:]) or np.any(bias[outputs:])):
         raise _NotArtCnn(f"its last convolution gives more than {outputs} channels")
-    return weight[output_channels, input_channels].astype(np.float32), bias[output_channels].astype(np.float32)
+    return weight[:outputs, : inputs if input_places is None else None], bias[:outputs]

@@ -90,9 +90,6 @@ def from_plain(value_type: Any, plain: Any) -> Any:
         value_type: Type of the value: a dataclass, or the annotation of a field.
         plain: The value as JSON gives it; lists stand for tuples.
 
-    Returns:
-        A value of the type.
-
     Raises:
         ValueError: `plain` does not have the type.
     """
@@ -105,11 +102,8 @@ def from_plain(value_type: Any, plain: Any) -> Any:
     if get_origin(value_type) is tuple and isinstance(plain, list | tuple):
         return tuple(from_plain(get_args(value_type)[0], value) for value in plain)
     if get_origin(value_type) is UnionType:
-        return (
-            None
-            if plain is None
-            else from_plain(next(member for member in get_args(value_type) if member is not NoneType), plain)
-        )
+        member = next(member for member in get_args(value_type) if member is not NoneType)
+        return None if plain is None else from_plain(member, plain)
     if plain not in get_args(value_type) if get_origin(value_type) is Literal else type(plain) is not value_type:
         raise ValueError(f"{plain!r} is not a {value_type}")
     return plain

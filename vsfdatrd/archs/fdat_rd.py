@@ -14,13 +14,11 @@ from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.archs.upsamplers import UPSAMPLERS, TailTensors, Upsampler, tail_tensors
 from vsfdatrd.errors import CheckpointError
+from vsfdatrd.weights.state_dicts import META_UPSAMPLE as META_UPSAMPLE
 
 type Kind = Literal["spatial", "channel", "dictionary"]
 WINDOW = (10, 30)
 """Attention window, height × width in tokens; every second spatial block uses it transposed (30, 10)."""
-
-META_UPSAMPLE = "upsampler.MetaUpsample"
-"""Buffer that identifies the tail of a checkpoint: version, index of the upsampler, scale, and widths."""
 
 _VARIANTS = {
     # name: (embed_dim, heads, groups, dictionary tokens)
@@ -30,8 +28,6 @@ _VARIANTS = {
 }
 VARIANTS = (*_VARIANTS, "aligned")
 """Names that `variant_config` accepts; ``aligned`` is an alias of ``medium``."""
-
-_DROP_PATH = {"large": 0.15}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +106,7 @@ class FdatFamilyConfig(NetworkConfig):
 
     def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
         """See `NetworkConfig.peak_values_per_pixel`. The tail runs after everything else has ended."""
-        per_token: tuple[Mapping[str, int], ...] = (
-            self._body_activations(),
-            {f"tail.{self.upsampler}": self.largest_in_tail},
-        )
+        per_token = (self._body_activations(), {f"tail.{self.upsampler}": self.largest_in_tail})
         return tuple({kind: n / self.unshuffle**2 for kind, n in moment.items()} for moment in per_token)
 
     def _body_activations(self) -> Mapping[str, int]:
@@ -182,9 +175,6 @@ class FdatRdConfig(FdatFamilyConfig):
         Args:
             height: Height of the input in pixels.
             width: Width of the input in pixels.
-
-        Returns:
-            Floating-point operations; a multiply-add counts as two.
         """
         p, c, f = self.multiple, self.embed_dim, self.ffn_dim
         n = math.ceil(height / p) * math.ceil(width / p) * p * p / self.unshuffle**2
@@ -220,9 +210,6 @@ def variant_config(
             a quarter of the tokens.
         upsampler: The tail.
 
-    Returns:
-        The configuration.
-
     Raises:
         ValueError: Unknown name, or a scale outside 1 to 4.
     """
@@ -252,7 +239,7 @@ def blocks_with_windows(
 ) -> list[list[tuple[Kind, tuple[int, int]]]]:
     """Assign an attention window to every block.
 
-    The window advances after every spatial block, across group boundaries.
+    The windows (height, width), in tokens, advance after every spatial block, across group boundaries.
 
     Args:
         groups: Block kinds of every group.
@@ -273,12 +260,12 @@ def blocks_with_windows(
 
 
 def default_drop_path(name: str) -> float:
-    """Return the stochastic depth (drop path) rate that a variant is trained with.
+    """Return the stochastic depth (drop path) rate that a variant, one of `VARIANTS`, is trained with.
 
     Args:
         name: One of `VARIANTS`.
     """
-    return _DROP_PATH.get(name, 0.1)
+    return 0.15 if name == "large" else 0.1
 
 
 def is_fdat_rd(names: Collection[str]) -> bool:
@@ -300,9 +287,6 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -
     Args:
         shapes: Tensor shapes by name.
         meta: (version, upsampler index, tail scale, C, output channels, mid_dim, groups).
-
-    Returns:
-        The configuration.
 
     Raises:
         CheckpointError: A tensor is missing, or the shapes contradict each other. The message does not contain the file
@@ -339,9 +323,10 @@ def common_fields(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: 
     if not unshuffle or in_channels * unshuffle**2 != first_in or tail_scale % unshuffle:
         raise CheckpointError(f"its first convolution takes {first_in} channels, which fits no unshuffle factor")
 
+    numbers = {name.split(".")[1] for name in shapes if name.startswith("groups.")}
     groups: list[tuple[Kind, ...]] = []
     heads = tokens = dict_tokens = ffn_dim = gate_dim = 0
-    while any(name.startswith(f"groups.{len(groups)}.") for name in shapes):
+    while str(len(groups)) in numbers:
         kinds: list[Kind] = []
         while f"{(prefix := f'groups.{len(groups)}.blocks.{len(kinds)}')}.n1.weight" in shapes:
             ffn_dim = shape(f"{prefix}.ffn.fc1.weight", 2)[0]
@@ -366,7 +351,7 @@ def common_fields(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: 
     heads = heads or max(1, embed_dim // 32)  # with dictionary blocks only, no tensor reveals the number of heads
     if embed_dim % heads:
         raise CheckpointError(f"{embed_dim} channels cannot be split over {heads} heads")
-    common: dict[str, Any] = {
+    fields = {
         "embed_dim": embed_dim,
         "heads": heads,
         "groups": tuple(groups),
@@ -379,4 +364,4 @@ def common_fields(shapes: Mapping[str, tuple[int, ...]], meta: list[int], bias: 
         "in_channels": in_channels,
         "out_channels": out_channels,
     }
-    return common, tokens, dict_tokens
+    return fields, tokens, dict_tokens

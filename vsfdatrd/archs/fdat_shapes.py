@@ -21,9 +21,6 @@ def tensor_shapes(config: FdatFamilyConfig) -> dict[str, Shape]:
     Args:
         config: The configuration.
 
-    Returns:
-        Shapes by name.
-
     Raises:
         ValueError: The tail is not possible with the widths of the configuration.
     """
@@ -95,7 +92,7 @@ def _block_shapes(config: FdatFamilyConfig, kind: Kind) -> dict[str, Shape]:
 
 
 def fdat_config_from_shapes(shapes: Mapping[str, tuple[int, ...]], meta: list[int]) -> FdatConfig | None:
-    """Derive the configuration of an FDAT from the tensor shapes and the ``MetaUpsample`` buffer of a checkpoint.
+    """Derive the configuration of an FDAT like `fdat_rd.config_from_shapes`.
 
     Args:
         shapes: Tensor shapes by name.

@@ -7,8 +7,9 @@ is tried in a separate process (`onnx_probe`).
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import quote, unquote
 
@@ -30,8 +31,8 @@ MAX_ITERATIONS = 1_000_000
 """Largest accepted trip count of a Loop; a network that iterates over the pixels of a picture would need as many."""
 MAX_CALLS = 30
 """Largest accepted nesting depth of function calls."""
-SUPPORTED_DOMAINS = ("", "ai.onnx", "com.microsoft", "org.openvinotoolkit")
-"""Operator set domains that the engines support."""
+OTHER_DOMAINS = ("com.microsoft", "org.openvinotoolkit")
+"""Operator set domains that the engines support, besides ONNX's own."""
 
 
 # Reading
@@ -65,33 +66,9 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         except Exception as error:  # onnx documents no exception types
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise refusal(path, f"has functions that cannot be inlined: {reason[:160]}") from error
-    files = external_files(path, model)
-    _load_external(path, model, files)
+    files = _load_external(path, model)
     _check_model(path, model)
     return model, " ".join(f"{quote(name, safe='')}={sha256(file)}" for name, file in sorted(files.items()))
-
-
-def external_files(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
-    """Locate the external data files of a model.
-
-    Args:
-        path: The ONNX file.
-        model: Its content.
-
-    Returns:
-        Paths by the names used in the model.
-
-    Raises:
-        CheckpointError: A file is missing or outside the folder of the ONNX file.
-    """
-    result: dict[str, Path] = {}
-    for tensor in iter_tensors(model.graph):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if name not in result:
-            result[name] = _locate_external(path, name)
-    return result
 
 
 def _locate_external(path: Path, name: str) -> Path:
@@ -107,35 +84,42 @@ def _locate_external(path: Path, name: str) -> Path:
     raise refusal(path, f"stores its weights in {name[:200]!r}, which is not in its folder; download that file too")
 
 
-def _load_external(path: Path, model: onnx.ModelProto, files: Mapping[str, Path]) -> None:
+def _load_external(path: Path, model: onnx.ModelProto) -> dict[str, Path]:
+    """Read the external data of all tensors into the model.
+
+    Returns:
+        The files by the names used in the model.
+
+    Raises:
+        CheckpointError: A file is missing, too short or outside the folder of the ONNX file.
+    """
+    files: dict[str, Path] = {}
     for tensor in iter_tensors(model.graph):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         fields = {entry.key: entry.value for entry in tensor.external_data}
-        file = files[fields["location"]]
+        name = fields.get("location", "")
+        if name not in files:
+            files[name] = _locate_external(path, name)
         try:
-            offset, expected = int(fields.get("offset", 0)), _byte_size(tensor)
-            length = int(fields.get("length", expected))
-            if offset < 0 or length != expected or offset + length > file.stat().st_size:
-                raise ValueError(f"{fields['location']!r} is too short for it")
-            with file.open("rb") as opened:
-                opened.seek(offset)
-                tensor.raw_data = opened.read(length)
+            if any(side < 0 for side in tensor.dims):
+                raise ValueError(f"a shape of {list(tensor.dims)}")
+            expected = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            offset, length = int(fields.get("offset", 0)), int(fields.get("length", expected))
+            if offset < 0 or length != expected or offset + length > files[name].stat().st_size:
+                raise ValueError(f"{name!r} is too short for it")
+            with files[name].open("rb") as file:
+                file.seek(offset)
+                tensor.raw_data = file.read(length)
         except (OSError, ValueError, KeyError) as error:
             raise refusal(path, f"is damaged: its tensor {tensor.name!r} cannot be read ({error})") from error
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
-
-
-def _byte_size(tensor: TensorProto) -> int:
-    if any(side < 0 for side in tensor.dims):
-        raise ValueError(f"a shape of {list(tensor.dims)}")
-    size = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return int(math.prod(tensor.dims)) * size
+    return files
 
 
 def has_external_data_changed(path: Path, config: OnnxConfig) -> bool:
-    """Return whether an external data file differs from when the model was described.
+    """Return whether an external data file of an ONNX file differs from when its configuration was derived.
 
     Args:
         path: The ONNX file.
@@ -207,14 +191,11 @@ def _check_model(path: Path, model: onnx.ModelProto) -> None:
         CheckpointError: An operator is not supported, a loop is too long, or a value is undefined or defined twice.
     """
     for graph in iter_graphs(model.graph):
-        for node in graph.node:
-            is_operator = node.domain in SUPPORTED_DOMAINS[2:] or onnx.defs.has(node.op_type, node.domain)
-            if not (node.domain in SUPPORTED_DOMAINS and is_operator):
-                domain = f" of {node.domain!r}" if node.domain else ""
-                raise refusal(path, f"uses the operator {node.op_type[:60]!r}{domain}, which no engine supports")
-    for graph in iter_graphs(model.graph):
         integers = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT64}
         for node in graph.node:
+            if node.domain not in OTHER_DOMAINS and (node.domain or not onnx.defs.has(node.op_type)):
+                domain = f" of {node.domain!r}" if node.domain else ""
+                raise refusal(path, f"uses the operator {node.op_type[:60]!r}{domain}, which no engine supports")
             if node.op_type == "Loop" and node.input[0] in integers:
                 turns = numpy_helper.to_array(integers[node.input[0]])
                 if turns.size == 1 and turns.item() > MAX_ITERATIONS:
@@ -264,27 +245,17 @@ def io_spec(path: Path, model: onnx.ModelProto) -> list[OnnxConfig]:
             "have a second one for a style picture",
         )
     output = model.graph.output[0].name
-    frames = [
-        _image_input(path, model, inputs[0], output, *layout) for layout in _possible_layouts(path, model, inputs[0])
+    candidates = [
+        [_image_input(path, value, output, *layout) for layout in _possible_layouts(path, model, value)]
+        for value in inputs
     ]
     if len(inputs) == 1:
-        return frames
-    styles = [
-        _image_input(path, model, inputs[1], output, *layout) for layout in _possible_layouts(path, model, inputs[1])
-    ]
-    if all(config.channels != 3 for config in frames) or all(config.channels != 3 for config in styles):
+        return candidates[0]
+    pairs = [(frame, style) for frame, style in product(*candidates) if frame.channels == style.channels == 3]
+    if not pairs:
         raise refusal(path, "has two inputs that are not both RGB pictures; only those of 3 channels can be used")
     return [
-        replace(
-            frame,
-            style=style.input,
-            style_layout=style.layout,
-            style_height=style.height,
-            style_width=style.width,
-        )
-        for frame in frames
-        for style in styles
-        if frame.channels == style.channels == 3
+        replace(a, style=b.input, style_layout=b.layout, style_height=b.height, style_width=b.width) for a, b in pairs
     ]
 
 
@@ -344,9 +315,7 @@ def _first_conv_channels(model: onnx.ModelProto, name: str) -> set[int]:
     return result
 
 
-def _image_input(
-    path: Path, model: onnx.ModelProto, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int
-) -> OnnxConfig:
+def _image_input(path: Path, value: onnx.ValueInfoProto, output: str, layout: Layout, channels: int) -> OnnxConfig:
     """Create the configuration of an image input for one layout."""
     dims = _image_dims(path, value)
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,6 @@ def probe(path: Path, multiple: int | None = None, input_range: Range | None = N
             the reason and what to do.
         EngineError: The process could not be started or failed for another reason.
     """
-    if find_spec("openvino") is None:
-        raise refusal(path, "is an ONNX file; inspecting it needs OpenVINO: pip install openvino")
     timeout = min(TIMEOUT + TIMEOUT_PER_MIB * check_file(path).st_size / 2**20, MAX_TIMEOUT)
     worker = Worker("vsfdatrd.backends.openvino.probe_worker", "trial")
     watchdog = _Watchdog(worker, timeout)

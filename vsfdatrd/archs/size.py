@@ -20,14 +20,11 @@ class SizeRequirements:
     """Whether the sides must be equal."""
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """Compute the smallest size that meets the requirements.
+        """Compute the smallest (height, width) that meets the requirements, by padding at the bottom and right.
 
         Args:
             height: Height of the frame, at least 0.
             width: Width of the frame, at least 0.
-
-        Returns:
-            Height and width of the frame after padding at the bottom and at the right.
         """
         height, width = (round_up(max(side, self.minimum), self.multiple_of) for side in (height, width))
         return (max(height, width),) * 2 if self.square else (height, width)

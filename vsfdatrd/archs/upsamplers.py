@@ -93,7 +93,6 @@ def tail_tensors(upsampler: Upsampler, embed_dim: int, mid_dim: int, out_channel
                 tensors |= conv(f"{n + 4}", m, m, at=at)
                 width, n = m, n + 6
             return tensors | conv(f"{n}", m, o, at=pixels)
-    raise ValueError(f"{upsampler!r} is not a tail")
 
 
 def upscaling_steps(scale: int, upsampler: str) -> list[int]:
@@ -103,11 +102,8 @@ def upscaling_steps(scale: int, upsampler: str) -> list[int]:
         scale: Upscaling factor: a power of two, or 3.
         upsampler: Name of the tail, for the error message.
 
-    Returns:
-        The factors; their product is `scale`.
-
     Raises:
-        ValueError: The tail does not support this scale.
+        ValueError: The scale is neither a power of two nor 3.
     """
     if scale == 3:
         return [3]

@@ -76,7 +76,7 @@ def check_banding(reference: int, candidate: int, precision: str) -> None:
     Args:
         reference: `count_levels` of the sky in fp32.
         candidate: `count_levels` of the engine's sky.
-        precision: The engine's precision, for the message.
+        precision: Its precision, for the message.
 
     Raises:
         PrecisionUnfit: The engine has fewer than `MIN_STEP_RATIO` of the reference's steps.
@@ -101,8 +101,7 @@ def check_psnr(reference: FramePlanes, candidate: FramePlanes, precision: str) -
     Raises:
         PrecisionUnfit: The candidate has values that are not finite, or its PSNR is below `MIN_PSNR_DB`.
     """
-    if not np.isfinite(candidate).all():
-        count = int(np.count_nonzero(~np.isfinite(candidate)))
+    if count := np.count_nonzero(~np.isfinite(candidate)):
         raise PrecisionUnfit(f"the {precision} engine's output has {count} values that are not finite.")
     decibels = compute_psnr(reference, candidate)
     if decibels < MIN_PSNR_DB:

@@ -55,7 +55,6 @@ class Engine(Protocol):
         Returns:
             (C, H, W) float32 in [0, 1], with the input channels of `ModelDescriptor.frame_channels`.
         """
-        ...
 
     def submit(self, slot: int) -> None:
         """Start processing a slot's input and return at once.
@@ -66,7 +65,6 @@ class Engine(Protocol):
         Raises:
             EngineError: The engine is closed.
         """
-        ...
 
     def collect(self, slot: int) -> FramePlanes:
         """Wait for a slot's output.
@@ -80,31 +78,27 @@ class Engine(Protocol):
         Raises:
             EngineError: Processing failed.
         """
-        ...
 
     def close(self) -> None:
         """Free memory and device. May be called more than once.
 
         Frames in flight are abandoned and their `collect` raises.
         """
-        ...
 
 
 class Backend(Protocol):
     """Functions and constants of a backend's module.
 
-    `device` holds the numbers of the GPUs to use; CPU backends ignore it.
+    `device` holds the numbers of the GPUs to use; CPU backends ignore it. `directory` holds the files of one engine.
     """
 
     @property
     def GRAPH_VERSION(self) -> str:  # noqa: N802 - a constant of the module
         """Version of the code behind the built files; changes whenever the same weights would give different files."""
-        ...
 
     @property
     def ANY_FRAME_SIZE(self) -> bool:  # noqa: N802 - a constant of the module
         """Whether one set of built files serves frames of every size."""
-        ...
 
     def unavailable(self, device: Sequence[int] = (0,)) -> str | None:
         """Explain why this backend cannot be used on this machine.
@@ -115,7 +109,6 @@ class Backend(Protocol):
         Returns:
             A sentence with the remedy; None if the backend can be used.
         """
-        ...
 
     def unsupported_reason(self, model: "ModelDescriptor") -> str | None:
         """Explain why this backend cannot run a network on any machine.
@@ -124,13 +117,11 @@ class Backend(Protocol):
             model: The network.
 
         Returns:
-            The reason, beginning with "it is"; None if it can.
+            The reason, beginning with "it" or "its"; None if it can.
         """
-        ...
 
     def warm_up(self) -> None:
         """Start slow initialization in the background and return at once. Called while arguments are checked."""
-        ...
 
     def version(self, device: Sequence[int] = (0,)) -> str:
         """Return name and version of the library that runs the engine.
@@ -138,7 +129,6 @@ class Backend(Protocol):
         Args:
             device: Numbers of the GPUs to use.
         """
-        ...
 
     def precisions(self, checkpoint: "Checkpoint", device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
         """List the precisions that the device supports for a network.
@@ -150,7 +140,6 @@ class Backend(Protocol):
         Returns:
             The preferred precision first, the safest last.
         """
-        ...
 
     def device_name(self, spec: EngineSpec) -> str:
         """Return the device's name for the engine's cache key, so that an engine is never loaded on another device.
@@ -158,7 +147,6 @@ class Backend(Protocol):
         Args:
             spec: Parameters of the engine.
         """
-        ...
 
     def identity(self, spec: EngineSpec) -> str:
         """Return any other parameters that change the built files, as text.
@@ -166,7 +154,6 @@ class Backend(Protocol):
         Args:
             spec: Parameters of the engine.
         """
-        ...
 
     def memory_estimate(self, spec: EngineSpec) -> tuple[int, int]:
         """Estimate the memory of an engine.
@@ -177,7 +164,6 @@ class Backend(Protocol):
         Returns:
             (bytes the engine will need, bytes free on its device).
         """
-        ...
 
     def build(self, spec: EngineSpec, directory: Path) -> None:
         """Write the engine's files into an empty directory.
@@ -189,7 +175,6 @@ class Backend(Protocol):
         Raises:
             EngineBuildError: The build failed.
         """
-        ...
 
     def load(self, spec: EngineSpec, directory: Path) -> Engine:
         """Load an engine from its files.
@@ -201,7 +186,6 @@ class Backend(Protocol):
         Raises:
             EngineError: The engine cannot be loaded.
         """
-        ...
 
 
 @contextmanager
@@ -216,7 +200,10 @@ def as_build_errors() -> Iterator[None]:
 
 
 class SlotPool:
-    """An engine and its free slots. Filters with the same engine share the pool and wait here for a free slot."""
+    """An engine and its free slots; also the digest of its key in the cache, and the name of its backend.
+
+    Filters with the same engine share the pool and wait here for a free slot.
+    """
 
     def __init__(self, engine: Engine, digest: str = "", backend: str = "") -> None:
         """Take over an engine, which is closed with this object.
@@ -226,11 +213,7 @@ class SlotPool:
             digest: Digest of its key in the cache.
             backend: Name of its backend.
         """
-        self.engine = engine
-        self.backend = backend
-        """Name of the engine's backend."""
-        self.digest = digest
-        """Digest of the engine's key in the cache."""
+        self.engine, self.digest, self.backend = engine, digest, backend
         self.failed = False
         """True once a frame has failed with an EngineError (GPU context lost, worker dead).
 
@@ -239,11 +222,6 @@ class SlotPool:
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(engine.slots):
             self._free.put(slot)
-
-    @property
-    def count(self) -> int:
-        """Maximum number of frames in flight."""
-        return self.engine.slots
 
     @contextmanager
     def slot(self) -> Iterator[int]:

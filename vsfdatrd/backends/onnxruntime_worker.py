@@ -6,6 +6,7 @@ from typing import Any
 import onnxruntime
 
 from vsfdatrd.backends.reference_server import ImageFunction, ReferenceServer
+from vsfdatrd.errors import first_line
 from vsfdatrd.workers.server import serve_forever
 from vsfdatrd.workers.shared_memory import FramePlanes
 
@@ -30,7 +31,7 @@ class OnnxRuntimeServer(ReferenceServer):
 
     def describe_error(self, error: BaseException) -> str:
         """See `WorkerServer.describe_error`."""
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return first_line(error)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,7 @@ _WORKER_MODULES = {
 
 
 def reference_library() -> str | None:
-    """Return the name of the library that computes references on this machine.
-
-    None if neither OpenVINO nor ONNX Runtime is installed.
-    """
+    """Return the library that computes references; None if neither OpenVINO nor ONNX Runtime is installed."""
     return next((name for name in _WORKER_MODULES if importlib.util.find_spec(name) is not None), None)
 
 

@@ -27,13 +27,14 @@ class RemoteEngine:
             contexts: Frames that each GPU computes at a time.
 
         Raises:
-            EngineError: The worker could not map the memory; it is closed.
+            EngineError: The memory could not be mapped; the worker is closed.
         """
         self.slots, self.contexts = slots, contexts
         self._worker = worker
         size = 4 * slots * (int(np.prod(input_shape)) + int(np.prod(output_shape)))
-        self._buffers = slot_buffers(worker.memory.resize(size), slots, input_shape, output_shape)
+        self._buffers: list[tuple[FramePlanes, FramePlanes]] = []
         try:
+            self._buffers = slot_buffers(worker.memory.resize(size), slots, input_shape, output_shape)
             worker.ask("map", address=worker.memory.address, size=size)
         except EngineError:
             self._buffers.clear()

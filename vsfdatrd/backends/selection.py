@@ -83,7 +83,9 @@ def warm_up(model: ModelDescriptor, requested: str, device: Sequence[int] = (0,)
     for name in likely:
         module = import_backend(name)
         if module.unsupported_reason(model) is None and module.unavailable(device) is None:
-            if not any(pool.backend == name and not pool.failed for pool in _shared_pools.values()):
+            # a list, because another thread may add a pool meanwhile
+            pools = filter(None, (reference() for reference in _shared_pools.valuerefs()))
+            if not any(pool.backend == name and not pool.failed for pool in pools):
                 with contextlib.suppress(EngineError):
                     module.warm_up()
             return
@@ -123,9 +125,9 @@ def usable_backends(requested: str, checkpoint: Checkpoint, device: Sequence[int
         return [(requested, result)]
     # PyTorch on a GPU is faster than any backend on a CPU.
     order = ["tensorrt", "torch", *_cpu_backends()] if gpu_count() else ["tensorrt", *_cpu_backends(), "torch"]
-    order = [name for name in order if import_backend(name).unsupported_reason(model) is None]
-    reasons = {name: import_backend(name).unavailable(device) for name in order}
-    usable = [(name, import_backend(name)) for name, reason in reasons.items() if reason is None]
+    suitable = [(name, module) for name in order if (module := import_backend(name)).unsupported_reason(model) is None]
+    reasons = {name: module.unavailable(device) for name, module in suitable}
+    usable = [pair for pair in suitable if reasons[pair[0]] is None]
     if not usable:
         listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise EngineUnavailable(f"no engine can be used here ({listing})")
@@ -205,7 +207,8 @@ def _fastest_first(
         "processor": processor.cpu_identity(),
         "engines": {name: [module.version(), module.GRAPH_VERSION] for name, module in rivals},
     }
-    subject = f"{checkpoint.path.name} at {padded[1]}×{padded[0]}"
+    size = f"{padded[1]}×{padded[0]}"
+    subject = f"{checkpoint.path.name} at {size}"
 
     def time_them() -> dict[str, Any]:
         opened: dict[str, SlotPool] = {}
@@ -223,7 +226,7 @@ def _fastest_first(
             measured = speed.measure_rates(opened)
         text = ", ".join(f"{name} {rate:.3g}" for name, rate in measured.items())
         log.info("Frames a second of %s: %s", subject, text)
-        return {"model": checkpoint.path.name, "size": f"{padded[1]}×{padded[0]}", "rates": measured, "failed": failed}
+        return {"model": checkpoint.path.name, "size": size, "rates": measured, "failed": failed}
 
     try:
         speeds = store.get_or_compute(SPEED_KIND, digest_of(identity), f"timing engines on {subject}", time_them)
@@ -270,8 +273,8 @@ def padded_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, i
     """
     if model.fixed_size is None:
         return model.size.padded(height, width)
-    if height > model.fixed_size[0] or width > model.fixed_size[1]:
-        fixed_height, fixed_width = model.fixed_size
+    fixed_height, fixed_width = model.fixed_size
+    if height > fixed_height or width > fixed_width:
         raise ArgumentError(
             f"the network takes frames of {fixed_width}×{fixed_height} pixels only, and {width}×{height} are more; "
             f'give tile=[{fixed_width}, {fixed_height}], or fit="resize" to send whole frames through it at its size'
@@ -296,17 +299,16 @@ def _open_backend(
     padded = padded_size(checkpoint.descriptor, height, width)
     for precision in requested:
         spec = EngineSpec(checkpoint, *padded, precision, options.device, options.streams)
-        if precision != requested[-1] and (
-            before := store.metadata(REFUSED_KIND).get(_cache_key(name, module, spec).digest)
-        ):
+        if precision == requested[-1]:
+            return _open_cached(name, module, spec, store)
+        if before := store.metadata(REFUSED_KIND).get(_cache_key(name, module, spec).digest):
             log.info("%s with %s did not pass when it was tried: %s", name, precision, before.get("why"))
             continue
         try:
             return _open_cached(name, module, spec, store)
         except EngineBuildError as error:
-            if precision == requested[-1]:
-                raise
-            log.warning("%s with %s did not pass: %s Trying the next safer precision.", name, precision, error)
+            reason = str(error).rstrip(".")
+            log.warning("%s with %s did not pass: %s. Trying the next safer precision.", name, precision, reason)
     raise EngineBuildError(f"the {name} engine offers no precision for this model")
 
 
@@ -364,11 +366,13 @@ def _fit_memory(name: str, module: Backend, spec: EngineSpec) -> EngineSpec:
             free >> 20,
         )
         return one_stream
-    if spec.streams is None:
-        needed = least_needed
+    if least_needed <= free:
+        subject, remedy = f"streams={spec.streams} with frames", "give fewer streams, or upscale them"
+    else:
+        subject, remedy, needed = "a frame", "upscale it", least_needed
     error = InsufficientMemory(
-        f"a frame of {spec.width}×{spec.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
-        f"and {free / 2**30:.1f} GiB are free; upscale it in parts, for example tile=[720, 540], or a smaller clip"
+        f"{subject} of {spec.width}×{spec.height} pixels (padded) needs about {needed / 2**30:.1f} GiB in this network "
+        f"and {free / 2**30:.1f} GiB are free; {remedy} in parts, for example tile=[720, 540], or a smaller clip"
     )
     error.divide = name in GPU_BACKENDS and (name != "torch" or gpu_count() > 0)
     raise error

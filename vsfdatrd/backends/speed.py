@@ -32,21 +32,22 @@ def measure_rates(engines: Mapping[str, SlotPool]) -> dict[str, float]:
         EngineError: An engine fails.
     """
     with contextlib.ExitStack() as stack:
-        slots = {name: [stack.enter_context(pool.slot()) for _ in range(pool.count)] for name, pool in engines.items()}
+        slots = {
+            name: [stack.enter_context(pool.slot()) for _ in range(pool.engine.slots)] for name, pool in engines.items()
+        }
         for name, pool in engines.items():
             for slot in slots[name]:
                 frame = pool.engine.input(slot)
                 np.copyto(frame, draw_line_art(*frame.shape[1:])[: len(frame)])
         best = dict.fromkeys(engines, 0.0)
         spent = dict.fromkeys(engines, 0.0)
-        first = True  # initialization slows down the first turn, so it seldom is the best; run a second one
-        while first or max(spent.values()) < MEASURE_SECONDS:
-            for _ in range(2 if first else 1):
-                for name, pool in engines.items():
-                    frames, seconds = run_turn(pool.engine, slots[name], TURN_SECONDS)
-                    best[name] = max(best[name], frames / seconds)
-                    spent[name] += seconds
-            first = False
+        turns = 0  # at least two, since initialization slows down the first one
+        while turns < 2 or max(spent.values()) < MEASURE_SECONDS:
+            for name, pool in engines.items():
+                frames, seconds = run_turn(pool.engine, slots[name], TURN_SECONDS)
+                best[name] = max(best[name], frames / seconds)
+                spent[name] += seconds
+            turns += 1
     return best
 
 

@@ -88,6 +88,7 @@ def sky_size(model: ModelDescriptor, height: int, width: int) -> tuple[int, int]
     return model.size.padded(min(height, SMALL_SIZE[0]), width)
 
 
+@lru_cache(maxsize=16)
 def check_trace(checkpoint: Checkpoint) -> float | None:
     """Compare a traced graph with PyTorch on a small image. Takes seconds, once per process and checkpoint.
 
@@ -100,19 +101,9 @@ def check_trace(checkpoint: Checkpoint) -> float | None:
     Raises:
         EngineError: The PSNR is below `accuracy.MIN_PSNR_DB`, or the network cannot be traced.
     """
-    return _small_image_psnr(checkpoint) if checkpoint.descriptor.architecture.is_traced else None
-
-
-def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int = 0) -> tuple[int, int]:
-    """Return (height, width) of a small frame that the network accepts, enlarged by at least the extra pixels."""
-    height, width = model.size.padded(*SMALL_SIZE)
-    return model.size.padded(height + extra_rows, width + extra_columns)
-
-
-@lru_cache(maxsize=16)
-def _small_image_psnr(checkpoint: Checkpoint) -> float:
-    """Return the PSNR in dB of a traced graph against its PyTorch module on a small test image."""
     model = checkpoint.descriptor
+    if not model.architecture.is_traced:
+        return None
     height, width = _small_size(model)
     try:
         return _psnr_against_pytorch(checkpoint, checkpoint.graph(height, width), height, width)
@@ -123,17 +114,17 @@ def _small_image_psnr(checkpoint: Checkpoint) -> float:
         ) from error
 
 
+def _small_size(model: ModelDescriptor, extra_rows: int = 0, extra_columns: int = 0) -> tuple[int, int]:
+    """Return (height, width) of a small frame that the network accepts, enlarged by at least the extra pixels."""
+    height, width = model.size.padded(*SMALL_SIZE)
+    return model.size.padded(height + extra_rows, width + extra_columns)
+
+
 @lru_cache(maxsize=64)
 def _is_size_independent(checkpoint: Checkpoint, extra_rows: int, extra_columns: int) -> bool:
-    """Test a trace with dynamic size at two other sizes.
+    """Return whether a trace with dynamic size is right at an odd size and at a larger one.
 
-    Args:
-        checkpoint: The network.
-        extra_rows: Height of the second size modulo `TESTED_PERIOD`; the first is odd.
-        extra_columns: Width of the second size modulo `TESTED_PERIOD`.
-
-    Returns:
-        Whether it is right at both.
+    Modulo `TESTED_PERIOD` the latter is larger than the size of the trace by the extra rows and columns.
     """
     from vsfdatrd.graph.trace import fix_shape
 

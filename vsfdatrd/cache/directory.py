@@ -1,10 +1,6 @@
-"""The directory of a cache: safe creation, locks by name, ownership checks. Independent of the cached contents.
+"""The directory of the engine cache: safe creation, locks by name, ownership checks, temporary files.
 
-<directory>/<layout>/
-  CACHEDIR.TAG                  marks the directory as ours; without it nothing here is ever removed
-  locks/<name>.lock             held while an item of that name is made or removed; released when its process ends
-  tmp/<name>.<pid>.<random>/    items being made or removed; leftovers of dead processes are deleted
-  ...                           folders of the cache that uses it
+Its layout is that of `engine_cache`; the contents do not matter here.
 """
 
 import contextlib
@@ -16,7 +12,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,6 +20,9 @@ from filelock import FileLock, Timeout
 from vsfdatrd.errors import StoreError
 from vsfdatrd.system.progress import report_progress
 
+LAYOUT = "store-1"
+"""Name of the folder inside the cache directory; changes whenever the layout does."""
+FOLDERS = ("engines", "state", "notes")
 _CACHEDIR_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Engines built by vsfdatrd. `vsfdatrd cache clear` removes them; they are built again when needed.
 """
@@ -31,8 +30,6 @@ DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 _SILENT_SECONDS = 3.0  # seconds to wait for another process before telling the user
 _STALE_SECONDS = 3600.0  # age in seconds from which a temporary file without a lock counts as left by a dead process
 _REMEDY = "give another directory as cache= or in the environment variable FDATRD_CACHE"
-
-
 FOLDER_MODE = 0o775  # mode of folders before the umask: never world-writable, even if the umask is 0
 
 
@@ -48,20 +45,17 @@ def _trusted_users() -> set[int]:
 
 
 class CacheDirectory:
-    """One cache directory. Creating the object is cheap: nothing is read or written before the first use."""
+    """One cache directory. Creating the object is cheap: nothing is read or written before the first use.
 
-    def __init__(self, directory: Path, layout: str, folders: Sequence[str]) -> None:
-        """Select a directory.
+    Args:
+        directory: The directory, which may not exist yet.
+    """
 
-        Args:
-            directory: The cache directory as set by the user.
-            layout: Name of the folder inside it; changes whenever the layout does.
-            folders: Names of the cache's own folders.
-        """
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.root = directory / layout
+        self.root = directory / LAYOUT
         self._locks, self.tmp = self.root / "locks", self.root / "tmp"
-        self._folders = (self._locks, self.tmp, *(self.root / name for name in folders))
+        self._folders = (self._locks, self.tmp, *(self.root / name for name in FOLDERS))
 
     def prepare(self) -> None:
         """Create the folders.
@@ -87,7 +81,7 @@ class CacheDirectory:
         Paths that do not exist are ignored. Checks on POSIX only.
 
         Args:
-            *paths: Files and folders to check in addition to the cache's folders.
+            *paths: Files and folders to check in addition to the cache's own.
 
         Raises:
             StoreError: Another user owns one of them, or it is world-writable.
@@ -122,12 +116,12 @@ class CacheDirectory:
                 raise StoreError(f"{self.root} was not made by vsfdatrd and is left alone; move it away, or {_REMEDY}")
 
     @contextlib.contextmanager
-    def lock(self, digest: str, engine_name: str) -> Iterator[None]:
-        """Hold an engine's lock, with a message on stderr if waiting for it takes long.
+    def lock(self, digest: str, operation: str) -> Iterator[None]:
+        """Hold a lock, with a message on stderr if waiting for it takes long.
 
         Args:
-            digest: Name of the lock.
-            engine_name: The engine, for the message.
+            digest: Digest of the entry to lock.
+            operation: What the holder of the lock does, for the message, such as ``building the engine``.
 
         Raises:
             StoreError: The lock file cannot be used.
@@ -137,9 +131,7 @@ class CacheDirectory:
             try:
                 lock.acquire(timeout=_SILENT_SECONDS)
             except Timeout:
-                with report_progress(
-                    f"waiting for another process that is building the same engine ({engine_name})", delay=0
-                ):
+                with report_progress(f"waiting for another process that is {operation}", delay=0):
                     lock.acquire()
         try:
             yield
@@ -157,13 +149,10 @@ class CacheDirectory:
             Whether the lock is held.
         """
         lock = FileLock(self._locks / f"{digest}.lock")
-        try:
+        with contextlib.suppress(Timeout):
             lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
         try:
-            yield True
+            yield lock.is_locked
         finally:
             lock.release()
 
@@ -179,7 +168,7 @@ class CacheDirectory:
         except OSError as error:
             if is_disk_full(error):
                 raise StoreError(self.disk_full_message()) from error
-            in_the_way = [p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()]
+            in_the_way = [p for p in (self.root, *self.root.parents) if os.path.exists(p) and not os.path.isdir(p)]
             if in_the_way:
                 reason = f"cannot be made, because {in_the_way[0]} is a file"
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -27,6 +27,7 @@ from typing import Any
 
 from vsfdatrd.cache.directory import (
     DIGEST_PATTERN,
+    FOLDERS,
     CacheDirectory,
     delete_quietly,
     is_disk_full,
@@ -41,13 +42,10 @@ from vsfdatrd.system.home import expand_user, private_temporary_directory, user_
 
 log = logging.getLogger(__name__)
 
-LAYOUT = "store-1"
-"""Name of the folder inside the cache directory; changes whenever the layout above does."""
 LIMIT_GIB = 20.0
 """Total size of the engines in GiB above which the least recently used are removed; $FDATRD_CACHE_LIMIT overrides it.
 """
 
-_FOLDERS = ("engines", "state", "notes")
 _IN_USE_SECONDS = 60.0  # time after its last use in which an engine is not evicted: a process may be loading it
 _MIN_FREE_BYTES = 1 << 20  # free bytes below which a failed build is attributed to a full disk
 
@@ -78,8 +76,8 @@ class EngineCache:
         except ArgumentError as error:
             raise StoreError(f"{error}; set FDATRD_CACHE to a directory") from error
         self.limit = _limit_bytes() if limit is None else limit
-        self._folder = CacheDirectory(self.directory, LAYOUT, _FOLDERS)
-        self._engines, self._state, self._metadata = (self._folder.root / name for name in _FOLDERS)
+        self._folder = CacheDirectory(self.directory)
+        self._engines, self._state, self._metadata = (self._folder.root / name for name in FOLDERS)
 
     # Engines
 
@@ -94,8 +92,8 @@ class EngineCache:
                 behind.
             load: Reads that directory, without changing it, and returns the engine. If it raises for a cached engine,
                 the engine is rebuilt once. If it raises for a new engine, the engine is removed and the error is
-                passed on. MemoryError and EngineUnavailable are not caused by the engine's files and are passed on at
-                once.
+                passed on. MemoryError, EngineUnavailable and ArgumentError are not caused by the engine's files and
+                are passed on at once.
 
         Returns:
             What `load` returned.
@@ -105,7 +103,8 @@ class EngineCache:
             Exception: Whatever `build` and `load` raise.
         """
         engine = self._engines / key.digest
-        self._folder.check_trust(engine, *engine.rglob("*"), self._state / key.digest)
+        with self._folder.translate_errors():
+            self._folder.check_trust(engine, *engine.rglob("*"), self._state / key.digest)
         self._folder.clean_tmp()
         rejected: str | None = None
         reason = ""
@@ -113,7 +112,7 @@ class EngineCache:
             entry, new = self._find_or_build(key, build, rejected, reason)
             try:
                 return load(entry.path)
-            except (MemoryError, EngineUnavailable):
+            except (MemoryError, EngineUnavailable, ArgumentError):
                 raise
             except Exception as error:
                 reason = f"it does not load: {error}"
@@ -135,7 +134,7 @@ class EngineCache:
         return self._state / key.digest
 
     def discard(self, key: Key, reason: str) -> None:
-        """Remove an engine and log the reason.
+        """Remove an engine, and log the reason, which is part of a sentence.
 
         Args:
             key: Identity of the engine.
@@ -147,7 +146,7 @@ class EngineCache:
         if not os.path.lexists(self._engines / key.digest):
             return
         self._folder.prepare()
-        with self._folder.lock(key.digest, str(key)), self._folder.translate_errors():
+        with self._folder.lock(key.digest, _building(key)), self._folder.translate_errors():
             if self._remove(key.digest):
                 log.warning("the cached engine %s (%s) is removed: %s", self._engines / key.digest, key, reason)
 
@@ -207,7 +206,7 @@ class EngineCache:
             kind: Lower-case letters, digits and hyphens, at most 32.
 
         Raises:
-            ValueError: `kind` is not of that form.
+            ValueError: `kind` does not match `KIND_PATTERN`.
         """
         return MetadataCache(self._folder, kind)
 
@@ -219,11 +218,8 @@ class EngineCache:
         Args:
             kind: The kind of metadata.
             digest: A sha256.
-            operation: What is computed, for the message shown while another process is waited for.
+            operation: The computation, for the message shown while another process is waited for, such as ``timing x``.
             compute: Computes the object. Its exceptions are passed on, and nothing is stored.
-
-        Returns:
-            The stored or computed object.
 
         Raises:
             StoreError: The cache directory cannot be used.
@@ -248,19 +244,15 @@ class EngineCache:
         if rejected is None and isinstance(result := self._read_intact(key.digest), Entry):
             return result, False
         self._folder.prepare()
-        with self._folder.lock(key.digest, str(key)):
+        with self._folder.lock(key.digest, _building(key)):
             result = self._read_intact(key.digest)  # another process may have built it meanwhile
             if isinstance(result, Entry):
                 if result.build != rejected:
                     return result, False
                 result = DamagedError(reason)
             if result:
-                log.warning(
-                    "the cached engine %s (%s) is removed and built again: %s",
-                    self._engines / key.digest,
-                    key,
-                    result,
-                )
+                path = self._engines / key.digest
+                log.warning("the cached engine %s (%s) is removed and built again: %s", path, key, result)
                 with self._folder.translate_errors():
                     self._remove(key.digest)
             entry = self._build(key, build)
@@ -286,7 +278,9 @@ class EngineCache:
                 build(directory)
             except Exception as error:
                 # Every library reports a full disk differently, so check the free space.
-                if is_disk_full(error) or shutil.disk_usage(self._folder.tmp).free < _MIN_FREE_BYTES:
+                with self._folder.translate_errors():
+                    free = shutil.disk_usage(self._folder.tmp).free
+                if is_disk_full(error) or free < _MIN_FREE_BYTES:
                     raise StoreError(f"{self._folder.disk_full_message()}; the build failed with: {error}") from error
                 raise
             with self._folder.translate_errors():
@@ -327,6 +321,10 @@ class EngineCache:
         delete_quietly(doomed)
         delete_quietly(self._state / digest)
         return True
+
+
+def _building(key: Key) -> str:
+    return f"building the same engine ({key})"
 
 
 @lru_cache(maxsize=1)

@@ -123,17 +123,7 @@ def verify_entry(path: Path) -> Entry:
     """
     if path.is_symlink() or not path.is_dir():
         raise DamagedError("it is not a directory")
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        key, files = manifest["key"], {name: (of["size"], of["sha256"]) for name, of in manifest["files"].items()}
-        built, build = float(manifest["built"]), str(manifest["build"])
-        sound = bool(files) and digest_of(key) == path.name
-    except OSError as error:
-        raise DamagedError(f"manifest.json cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError("manifest.json is damaged") from error
-    if not sound:
-        raise DamagedError("manifest.json belongs to another engine")
+    key, files, built, build = _read_manifest(path)
     total = 0
     for name, (size, sha256) in files.items():
         if any(part in ("", ".", "..") or set(part) & {"\\", ":", "\0"} for part in name.split("/")):
@@ -155,6 +145,26 @@ def verify_entry(path: Path) -> Entry:
     return Entry(path, key, total, built, time.time(), build)
 
 
+def _read_manifest(path: Path) -> tuple[Mapping[str, str], dict[str, tuple[int, str]], float, str]:
+    """Return an entry's key, size and sha256 of its files, time of the build, and random text of the build.
+
+    Raises:
+        DamagedError: The manifest cannot be read, or belongs to another engine.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        key, files = manifest["key"], {name: (of["size"], of["sha256"]) for name, of in manifest["files"].items()}
+        built, build = float(manifest["built"]), str(manifest["build"])
+        sound = bool(files) and digest_of(key) == path.name
+    except OSError as error:
+        raise DamagedError(f"manifest.json cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError("manifest.json is damaged") from error
+    if not sound:
+        raise DamagedError("manifest.json belongs to another engine")
+    return key, files, built, build
+
+
 def read_entry(path: Path) -> Entry:
     """Read an entry's manifest and file times, without reading its files.
 
@@ -164,15 +174,12 @@ def read_entry(path: Path) -> Entry:
     Raises:
         FileNotFoundError: The entry does not exist.
     """
-    status = path.lstat()
     fields: Mapping[str, str] = {}
-    built = used = status.st_mtime
+    built = used = path.lstat().st_mtime
     build = ""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    with contextlib.suppress(OSError, DamagedError):
         used = (path / "manifest.json").lstat().st_mtime
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        if digest_of(manifest["key"]) == path.name:
-            fields, built, build = manifest["key"], float(manifest["built"]), str(manifest["build"])
+        fields, _, built, build = _read_manifest(path)
     size = 0
     for file in path.rglob("*"):
         with contextlib.suppress(OSError):

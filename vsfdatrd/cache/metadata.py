@@ -29,7 +29,7 @@ class MetadataCache:
             kind: Lower-case letters, digits and hyphens, at most 32.
 
         Raises:
-            ValueError: `kind` is not of that form.
+            ValueError: `kind` does not match `KIND_PATTERN`.
         """
         if not KIND_PATTERN.fullmatch(kind):
             raise ValueError(f"{kind!r} cannot name a kind of metadata")

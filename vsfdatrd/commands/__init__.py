@@ -1,1 +1,1 @@
-"""Subcommands of ``vsfdatrd`` other than encode and compare."""
+"""Subcommands of ``vsfdatrd`` other than encode, compare and preview."""

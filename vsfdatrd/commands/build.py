@@ -84,13 +84,10 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
     frame = selection.padded_size(checkpoint.descriptor, height, width)
     precision: Precision = "fp16" if options.precision == "auto" else options.precision  # type: ignore[assignment]
     spec = EngineSpec(checkpoint, *frame, precision)
-    built = []
     try:
-        for target in dict.fromkeys(map(parse_target, targets)):
-            built.append(_build_for(store, spec, target))
+        return [_build_for(store, spec, target) for target in dict.fromkeys(map(parse_target, targets))]
     finally:
         tensorrt.shutdown()
-    return built
 
 
 def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine:

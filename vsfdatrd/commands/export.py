@@ -39,6 +39,8 @@ MAX_SIDE = 32768
 MAX_CONSTANT_BYTES = 2**31 - 2**28
 """Limit for size-dependent constants in bytes: the size limit of an ONNX file, minus room for the weights."""
 
+_NOT_REQUESTED = "verification is turned off"
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -118,13 +120,8 @@ def export(
     provenance = _provenance(model, checkpoint, precision)
     with _replace_target(target, checkpoint.path) as temporary:
         if kind != "onnx":
-            exported = _export_weights(checkpoint, target, temporary, kind, precision, provenance, verify)
-        else:
-            exported = _export_graph(checkpoint, target, temporary, size, dynamic, precision, provenance, verify)
-    return exported
-
-
-# Arguments
+            return _export_weights(checkpoint, target, temporary, kind, precision, provenance, verify)
+        return _export_graph(checkpoint, target, temporary, size, dynamic, precision, provenance, verify)
 
 
 def _missing_packages(*packages: str) -> str:
@@ -177,9 +174,6 @@ def _provenance(model: str | Path, checkpoint: Checkpoint, precision: Precision)
     }
 
 
-# The file
-
-
 @contextmanager
 def _replace_target(target: Path, source: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces the target when the block ends, or is deleted after an error.
@@ -213,9 +207,6 @@ def _write_error(target: Path, error: Exception) -> ArgumentError:
     return ArgumentError(f"target={str(target)!r} cannot be written ({reason}); give a path where you may write")
 
 
-# Graphs
-
-
 def _export_graph(
     checkpoint: Checkpoint,
     target: Path,
@@ -232,30 +223,26 @@ def _export_graph(
     shape = None if size is None else size[::-1]
     graph = _serialized_graph(checkpoint, shape, precision, provenance)
     temporary.write_bytes(graph)
-    verified = unverified = psnr = difference = None
-    if verify:
-        trials = export_check.trial_sizes(checkpoint.descriptor, shape)
-        at_full_size = shape is None or trials == [shape]
-        export_check.check_structure(graph)
-        session = export_check.open_session(temporary, precision)
-        if session is None:
-            runtime = f"ONNX Runtime {export_check.onnxruntime_version()}"
-            unverified = f"{runtime} cannot compute {precision} on a CPU (its structure was checked)"
-        else:
-            if not at_full_size:
-                session = export_check.open_session(
-                    _serialized_graph(checkpoint, trials[0], precision, provenance), precision
-                )
-            psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
-            sizes = " and ".join(f"{width}×{height}" for height, width in trials)
-            sizes += "" if at_full_size else ", with a smaller graph written in the same way"
-            verified = (
-                f"in ONNX Runtime {export_check.onnxruntime_version()} against PyTorch at {sizes}: "
-                f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
-            )
-    else:
-        unverified = "verification is turned off"
-    return Exported(target, "onnx", precision, size, len(graph), verified, unverified, psnr, difference)
+    exported = Exported(target, "onnx", precision, size, len(graph), None, _NOT_REQUESTED)
+    if not verify:
+        return exported
+    import onnxruntime
+
+    export_check.check_structure(graph)
+    session = export_check.open_session(temporary, precision)
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    if session is None:
+        reason = f"{runtime} cannot compute {precision} on a CPU (its structure was checked)"
+        return replace(exported, unverified=reason)
+    trials = export_check.trial_sizes(checkpoint.descriptor, shape)
+    sizes = " and ".join(f"{width}×{height}" for height, width in trials)
+    if shape is not None and trials != [shape]:
+        session = export_check.open_session(_serialized_graph(checkpoint, trials[0], precision, provenance), precision)
+        sizes += ", with a smaller graph written in the same way"
+    psnr, difference = export_check.compare_with_pytorch(checkpoint, session, trials, precision)
+    result = f"PSNR {psnr:.1f} dB, largest difference {difference:.1g}"
+    verified = f"in {runtime} against PyTorch at {sizes}: {result}"
+    return replace(exported, verified=verified, unverified=None, psnr=psnr, difference=difference)
 
 
 def _check_size(model: ModelDescriptor, size: tuple[int, int]) -> None:
@@ -312,9 +299,6 @@ def _too_large_error(checkpoint: Checkpoint, precision: Precision, reason: str) 
     )
 
 
-# Weights
-
-
 def _export_weights(
     checkpoint: Checkpoint,
     target: Path,
@@ -329,7 +313,7 @@ def _export_weights(
     temporary.write_bytes(data)
     if verify:
         _verify_file(temporary, checkpoint, rounded, precision)
-    verified, unverified = ("by reading it back", None) if verify else (None, "verification is turned off")
+    verified, unverified = ("by reading it back", None) if verify else (None, _NOT_REQUESTED)
     return Exported(target, kind, precision, None, len(data), verified, unverified)
 
 

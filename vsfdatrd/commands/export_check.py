@@ -62,13 +62,6 @@ def check_structure(graph: bytes) -> None:
         raise verification_error(f"onnx rejects it ({_first_line(error)})") from error
 
 
-def onnxruntime_version() -> str:
-    """Return ONNX Runtime's version."""
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
-
-
 def open_session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
     """Load a graph in ONNX Runtime on the CPU.
 

@@ -19,17 +19,25 @@ from typing import Any
 import numpy as np
 
 from vsfdatrd import __version__
+from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import compute_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.backends.graphs import serialize
+from vsfdatrd.backends.reference import compute_reference
 from vsfdatrd.backends.speed import run_turn
+from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE
+from vsfdatrd.backends.tensorrt.library import choose_library
+from vsfdatrd.backends.traced_graphs import create_graph
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError
 from vsfdatrd.options import Options
 from vsfdatrd.system import processor
 from vsfdatrd.system.packages import installed_versions
-from vsfdatrd.workers import spawn
+from vsfdatrd.system.programs import run_unchecked
+from vsfdatrd.weights.catalog import resolve_model
+from vsfdatrd.workers.client import Worker
 
 SCHEMA = 1
 """Version of the report's format."""
@@ -37,8 +45,6 @@ BACKENDS = ("tensorrt", "torch", "cuda")
 """The backends that are measured."""
 REPORTED_PACKAGES = ("tensorrt_rtx", "tensorrt", "torch", "cuda-bindings", "openvino", "onnx", "numpy", "vapoursynth")
 """Packages whose versions are part of the report."""
-MEASURE_SECONDS = 5.0
-"""Approximate duration of a frame-rate measurement."""
 REPORTS_FOLDER = "benchmarks/results/community/"
 """Folder in the project's repository where reports are collected."""
 
@@ -53,14 +59,14 @@ class _Case:
     cache: Path
 
 
-def run(model: str, size: tuple[int, int], target: Path | None, seconds: float = MEASURE_SECONDS) -> int:
+def run(model: str, size: tuple[int, int], target: Path | None, seconds: float) -> int:
     """Measure every GPU backend, print a table, and write the report.
 
     Args:
         model: Name from the catalog, or path of a weights file.
         size: Width and height of the clip in pixels.
         target: The file to write; by default one in the current directory that is named after the GPU.
-        seconds: Duration of each frame-rate measurement.
+        seconds: Approximate duration of each frame-rate measurement.
 
     Returns:
         The exit status: 0 if a backend works, 1 if none does or there is no GPU.
@@ -71,11 +77,11 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
     if not list_gpus():
         print("there is no NVIDIA GPU here, or no driver for it, so there is nothing to report")
         return 1
-    from vsfdatrd.weights.catalog import resolve_model
-
     file = target or Path(f"vsfdatrd_gpu_{_file_name_part(list_gpus()[0].name)}.json")
     if not file.absolute().parent.is_dir():  # fail now, not after minutes of measuring
         raise ArgumentError(f"{file} cannot be written, since there is no such folder; give another path with --json")
+    if file.is_dir():
+        raise ArgumentError(f"{file} is a folder; give the path of a file with --json")
     checkpoint = open_checkpoint(resolve_model(model))
     width, height = size
     report: dict[str, Any] = {
@@ -100,7 +106,8 @@ def run(model: str, size: tuple[int, int], target: Path | None, seconds: float =
             report["engines"].append(row)
             print(f"  {format_row(row)}", flush=True)
     try:
-        file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # errors: the name of a model file may not be valid Unicode
+        file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
         print(f"{file} cannot be written ({error.strerror}); give another path with --json", file=sys.stderr)
         return 1
@@ -136,8 +143,6 @@ def measure_backend(case: _Case, name: str, seconds: float) -> dict[str, Any]:
     Raises:
         FdatrdError: The backend cannot be used.
     """
-    from vsfdatrd.backends import selection
-
     module = selection.import_backend(name)
     if reason := module.unavailable() or (None if name != "torch" else _why_torch_has_no_gpu()):
         raise EngineError(reason)
@@ -206,20 +211,14 @@ def reference_output(case: _Case, engine_folder: Path) -> FramePlanes:
 
     It is read from the engine's folder or from that of an earlier backend; if neither has it, the CPU computes it.
     """
-    from vsfdatrd.backends import reference as references
-    from vsfdatrd.backends.graphs import serialize
-    from vsfdatrd.backends.selection import padded_size
-    from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE
-    from vsfdatrd.backends.traced_graphs import create_graph
-
     paths = [engine_folder / REFERENCE_FILE, case.cache / REFERENCE_FILE]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         path = case.cache / REFERENCE_FILE
         graph = case.cache / "exact.onnx"
-        size = padded_size(case.checkpoint.descriptor, case.height, case.width)
+        size = selection.padded_size(case.checkpoint.descriptor, case.height, case.width)
         graph.write_bytes(serialize(create_graph(case.checkpoint, *size)))
-        references.compute_reference(graph, path)
+        compute_reference(graph, path)
     result: FramePlanes = np.load(path, allow_pickle=False).astype(np.float32)
     if path.parent != case.cache:
         np.save(case.cache / REFERENCE_FILE, result.astype(np.float16), allow_pickle=False)
@@ -234,9 +233,6 @@ def tensorrt_rate(directory: Path, expected_rate: float, seconds: float) -> floa
         expected_rate: Approximate frame rate, which determines the number of runs; returned if the library is missing.
         seconds: Approximate duration of the measurement.
     """
-    from vsfdatrd.backends.tensorrt.library import choose_library
-    from vsfdatrd.workers.client import Worker
-
     library = choose_library(list_gpus()[0].capability)
     if library is None:
         return expected_rate
@@ -286,15 +282,13 @@ def vapoursynth_rate(case: _Case, name: str, expected_rate: float, seconds: floa
 
 def free_gpu_memory() -> int:
     """Return the free memory of the first GPU in bytes, queried in a separate process that exits afterwards."""
-    from vsfdatrd.workers.client import Worker
-
     with contextlib.closing(Worker("vsfdatrd.backends.tensorrt.worker")) as worker:
         return int(worker.ask("free", devices=[0])[0])
 
 
 def describe_machine() -> dict[str, Any]:
     """Return the GPU, driver, operating system and CPU; nothing that identifies the user."""
-    from vsfdatrd.backends.gpu import cuda
+    from vsfdatrd.backends.gpu import cuda  # needs cuda-bindings, which macOS does not have
 
     first = list_gpus()[0]
     driver, memory = _query_nvidia_smi()
@@ -319,12 +313,9 @@ def _query_nvidia_smi() -> tuple[str | None, int | None]:
         return None, None
     command = [program, "-i", "0", "--query-gpu=driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True, creationflags=spawn.creation_flags()
-        )
-        driver, _, memory = done.stdout.splitlines()[0].partition(",")
-        return driver.strip(), int(memory)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        driver, _, memory = run_unchecked(command, timeout=20).stdout.decode().partition("\n")[0].partition(",")
+        return driver.strip(), int(memory)  # an error message has no number
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None, None
 
 

@@ -19,8 +19,7 @@ _NO_VALUE = "-"
 def list_models() -> int:
     """Print every named model with its scale, license, architecture and file."""
     rows = [("name", "scale", "license", "")]
-    for model in CATALOG.values():
-        rows.append((model.name, f"{model.scale}x", model.license, model.file))
+    rows += [(model.name, f"{model.scale}x", model.license, model.file) for model in CATALOG.values()]
     for alias in aliases.read_aliases().values():
         try:
             descriptor = open_checkpoint(alias.file, cache=EngineCache(None).metadata("checkpoint")).descriptor
@@ -30,7 +29,7 @@ def list_models() -> int:
         rows.append((alias.name, scale, _NO_VALUE, description))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip())
     return 0
 
 
@@ -98,10 +97,13 @@ def _verify_alias(alias: ModelAlias) -> bool:
     except CheckpointError as error:
         print(f"{alias.name}: {error}")
         return False
-    text = (
-        "as it was when it was added" if unchanged else "not the file that was added; remove the name and add it again"
-    )
-    print(f"{alias.name}: {text if alias.sha256 else 'no checksum was written down'}, {alias.file}")
+    if alias.sha256 is None:
+        text = "no checksum was written down"
+    elif unchanged:
+        text = "as it was when it was added"
+    else:
+        text = "not the file that was added; remove the name and add it again"
+    print(f"{alias.name}: {text}, {alias.file}")
     return unchanged
 
 

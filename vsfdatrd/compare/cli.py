@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsfdatrd.errors import FdatrdError
+from vsfdatrd.system.files import max_name_bytes, shorten_name
 
 if TYPE_CHECKING:
     from vsfdatrd.compare.comparison import Comparison
@@ -54,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
     require_pillow()
     from vsfdatrd.compare.comparison import compare
 
-    folder = arguments.out or Path(f"{arguments.after.stem}_compare")
+    folder = arguments.out or Path(shorten_name(arguments.after.stem, "_compare", max_name_bytes(Path())))
     comparison = compare(
         arguments.before,
         arguments.after,

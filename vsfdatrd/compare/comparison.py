@@ -59,15 +59,12 @@ def compare(
     Args:
         before: The original file.
         after: The upscaled file.
-        folder: Output folder; created if missing.
+        folder: Created if missing.
         frames: Numbers of the frames of AFTER to show; if empty, `count` frames are chosen.
         count: Number of frames to choose.
         offset: Seconds at the start of BEFORE that are missing in AFTER.
         html: Write ``compare.html`` as well.
         report: Called with a line of text for each step.
-
-    Returns:
-        The frames with their metrics, the notes and the files written.
 
     Raises:
         ArgumentError: A file, a frame number or the folder cannot be used.
@@ -112,9 +109,7 @@ def _create_folder(folder: Path) -> None:
         raise ArgumentError(
             f"the folder {folder} cannot be made ({error.strerror or error}); give another with --out"
         ) from error
-    probe = folder / ".writable"
-    pictures.write_picture(probe, b"")
-    probe.unlink()
+    pictures.check_writable(folder)
 
 
 def _matching_notes(uncropped: Video, before: Video, after: Video, matches: list[MatchedPair]) -> list[str]:

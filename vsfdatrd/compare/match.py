@@ -12,7 +12,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from vsfdatrd.compare.video import Plane, Video, read_frame
-from vsfdatrd.encode.crop import find_borders
+from vsfdatrd.encode.crop import Borders, find_borders
 from vsfdatrd.errors import ArgumentError, FrameError
 
 log = logging.getLogger(__name__)
@@ -33,18 +33,16 @@ _DISTANCE_COST = 2e-4  # required gain in likeness per frame of distance: repeat
 
 @dataclass(frozen=True, slots=True)
 class MatchedPair:
-    """A frame of AFTER and the frame of BEFORE that shows the same moment."""
+    """The numbers of a frame of AFTER and of the frame of BEFORE that shows the same moment."""
 
     after: int
-    """Frame number in AFTER."""
     before: int
-    """Frame number in BEFORE."""
     likeness: float
     """Correlation of the two pictures: 1 if equal, about 0 if unrelated."""
 
 
 class Thumbnails:
-    """The frames of a video as small luma planes, (144, 192), 0 to 1."""
+    """The frames of a video as small luma planes, (144, 192), 0 to 1. Frames that cannot be read raise FrameError."""
 
     def __init__(self, video: Video) -> None:
         self.video = video
@@ -52,11 +50,7 @@ class Thumbnails:
         self._cached: dict[int, Plane] = {}
 
     def at(self, number: int) -> Plane:
-        """Return the thumbnail of a frame without caching it.
-
-        Raises:
-            FrameError: The frame cannot be read.
-        """
+        """Return the thumbnail of a frame without caching it."""
         return self._cached[number] if number in self._cached else read_frame(self.video, self._clip, number)[..., 0]
 
     def get_cached(self, number: int) -> Plane:
@@ -164,9 +158,6 @@ def _best_match(before: Thumbnails, number: int, time: float, target: Plane) -> 
     return best(range(int(inside[0]), int(inside[-1]) + 1)) if len(inside) > len(near) else pair
 
 
-# ---- borders ------------------------------------------------------------------------------------------------------
-
-
 def crop_borders(
     before: Video, after: Thumbnails, matches: list[MatchedPair], offset: float = 0.0
 ) -> tuple[Video, list[MatchedPair]]:
@@ -187,7 +178,7 @@ def crop_borders(
         borders = find_borders(before.stored)
     except vs.Error as error:  # one of the examined frames is damaged
         log.debug("borders: %s", error)
-        return before, matches
+        borders = Borders()
     if not borders:
         return before, matches
     clip = before.clip.std.Crop(borders.left, borders.right, borders.top, borders.bottom)

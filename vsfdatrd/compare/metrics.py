@@ -7,7 +7,7 @@ lines may have halos, flat areas may have lost their paper texture, and an SSIM 
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import vapoursynth as vs
@@ -117,8 +117,7 @@ def ssim(x: Plane, y: Plane) -> float:
 
     def blurred(plane: Plane) -> Plane:
         rows: Plane = sliding_window_view(plane, SSIM_WINDOW, axis=0) @ kernel
-        both: Plane = sliding_window_view(rows, SSIM_WINDOW, axis=1) @ kernel
-        return both
+        return sliding_window_view(rows, SSIM_WINDOW, axis=1) @ kernel
 
     mx, my = blurred(x), blurred(y)
     vx, vy, both = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
@@ -138,8 +137,7 @@ def ssimulacra2(before: vs.VideoNode, after: vs.VideoNode) -> float:
         clip[0].std.Limiter().std.SetFrameProps(_Matrix=0, _Transfer=13, _Primaries=1) for clip in (before, after)
     )
     with vs.core.vszip.SSIMULACRA2(*as_shown).get_frame(0) as result:
-        score: Any = result.props["SSIMULACRA2"]
-        return float(score)
+        return float(cast(float, result.props["SSIMULACRA2"]))
 
 
 def _block_residuals(plane: Plane) -> Plane:
@@ -149,15 +147,12 @@ def _block_residuals(plane: Plane) -> Plane:
     blocks = blocks.reshape(rows // NOISE_BLOCK, NOISE_BLOCK, columns // NOISE_BLOCK, NOISE_BLOCK).swapaxes(1, 2)
     ramp = np.arange(NOISE_BLOCK) - (NOISE_BLOCK - 1) / 2
     power = NOISE_BLOCK * float(ramp @ ramp)
-    total: Plane = blocks.var((2, 3))
     down = np.einsum("abij,i->ab", blocks, ramp) ** 2 / power
     right = np.einsum("abij,j->ab", blocks, ramp) ** 2 / power
-    residual: Plane = np.maximum(total - (down + right) / NOISE_BLOCK**2, 0)
-    return residual
+    return cast(Plane, np.maximum(blocks.var((2, 3)) - (down + right) / NOISE_BLOCK**2, 0))
 
 
 def _filter_5x5(statistic: Callable[..., Any], plane: Plane) -> Plane:
     """Return the maximum or mean over 5 × 5 pixels; borders are reflected."""
     rows = statistic(sliding_window_view(np.pad(plane, 2, "symmetric"), 5, axis=0), -1)
-    result: Plane = statistic(sliding_window_view(rows, 5, axis=1), -1)
-    return result
+    return cast(Plane, statistic(sliding_window_view(rows, 5, axis=1), -1))

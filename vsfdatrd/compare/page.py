@@ -129,23 +129,12 @@ def _render_crop(number: int, crop: tuple[str, str, tuple[int, int]]) -> str:
 
 def _metric_rows(metrics: Metrics) -> str:
     """Return the table rows of the metrics: name, before, after, change."""
-    lines = _describe_change(metrics.lines_before, metrics.lines_after, "sharper", "softer")
-    noise = _describe_change(metrics.noise_before, metrics.noise_after, "noisier", "cleaner")
+    lines = metrics.lines_before, metrics.lines_after
+    noise = metrics.noise_before, metrics.noise_after
+    sharper, noisier = _describe_change(*lines, "sharper", "softer"), _describe_change(*noise, "noisier", "cleaner")
     rows = [
-        (
-            "Lines",
-            "steps per pixel",
-            format_value(metrics.lines_before, 1),
-            format_value(metrics.lines_after, 1),
-            lines,
-        ),
-        (
-            "Noise of flat areas",
-            "steps",
-            format_value(metrics.noise_before, 2),
-            format_value(metrics.noise_after, 2),
-            noise,
-        ),
+        ("Lines", "steps per pixel", *(format_value(value, 1) for value in lines), sharper),
+        ("Noise of flat areas", "steps", *(format_value(value, 2) for value in noise), noisier),
         ("SSIM", "1 is unchanged", "", format_value(metrics.ssim, 3), ""),
         ("SSIMULACRA2", "100 is unchanged", "", format_value(metrics.ssimulacra2, 1), ""),
     ]

@@ -29,10 +29,9 @@ _MIN_ALIKE = 0.97  # likeness of thumbnails above which two frames show the same
 
 @dataclass(frozen=True, slots=True)
 class ChosenFrame:
-    """A chosen frame."""
+    """The number of a chosen frame."""
 
     frame: int
-    """Frame number."""
     why: str
     """Why it was chosen, as a phrase."""
 

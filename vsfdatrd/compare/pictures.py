@@ -5,7 +5,10 @@ Pixels are 8-bit R'G'B', as displayed on a screen.
 
 import base64
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,17 +113,33 @@ def png_uri(picture: Image.Image) -> str:
     return _data_uri("png", encode_png(picture))
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be created in a folder, before any long computation.
+
+    Raises:
+        ArgumentError: They cannot.
+    """
+    with _as_argument_error(folder), TemporaryFile(dir=folder):
+        pass
+
+
 def write_picture(file: Path, content: bytes) -> None:
     """Write a file atomically.
 
     Raises:
         ArgumentError: The file cannot be written.
     """
-    try:
+    with _as_argument_error(file):
         write_atomic(file, content, durable=False)
+
+
+@contextmanager
+def _as_argument_error(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ArgumentError(
-            f"{file} cannot be written ({error.strerror or error}); give another folder with --out, or free some space"
+            f"{path} cannot be written ({error.strerror or error}); give another folder with --out, or free some space"
         ) from error
 
 

@@ -22,14 +22,15 @@ from vsfdatrd.compare.excerpt import Excerpt, make_excerpt
 from vsfdatrd.compare.match import Thumbnails
 from vsfdatrd.compare.page import format_time
 from vsfdatrd.compare.preview_page import FrameEntry, ModelEntry, Preview, Views
-from vsfdatrd.compare.video import Video, read_frame
+from vsfdatrd.compare.video import Video, convert_to_rgb, read_frame
+from vsfdatrd.encode.cli import interrupt_on_sigterm
 from vsfdatrd.encode.crop import square_pixel_size
 from vsfdatrd.encode.encode import SourceAnalysis, analyze
 from vsfdatrd.encode.progress import Reporter
 from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import check_is_file
 from vsfdatrd.encode.timing import format_rate
-from vsfdatrd.errors import PREFIX, ArgumentError, ClipError, FdatrdError
+from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError
 from vsfdatrd.filter import upscale
 from vsfdatrd.system.progress import report_progress
 from vsfdatrd.video import color
@@ -56,14 +57,14 @@ def write_preview(
     settings: Settings,
     models: Sequence[str],
     count: int,
-    report: Report = lambda text: None,
-    on_first_picture: Callable[[], None] = lambda: None,
+    report: Report,
+    on_first_picture: Callable[[], None],
 ) -> list[ModelEntry]:
     """Write a page that shows frames of a film upscaled by each of the models.
 
     Args:
         film: The video file.
-        out: The page to write.
+        out: The page.
         settings: Settings of `encode`; its model is ignored.
         models: Names from the catalog, or weights files.
         count: Number of frames to show; fewer are shown if fewer frames of the film differ.
@@ -80,8 +81,7 @@ def write_preview(
         raise ArgumentError(f"--frames {count} is not possible; give 1 to {pick.MAX_FRAMES}")
     check_is_file(film)
     _check_output(out)
-    files = [resolve_model(model) for model in models]
-    scales = [open_checkpoint(file).descriptor.scale for file in files]
+    candidates = [_model_entry(model) for model in models]
     with TemporaryDirectory() as folder:
         with report_progress(f"reading {film.name}", delay=2):
             analysis = _analyze_film(film, Path(folder), settings)
@@ -89,56 +89,50 @@ def write_preview(
         report("choosing frames")
         with report_progress("looking at frames", delay=5):
             picks = pick.choose_frames(Thumbnails(analysis.video), count, range(analysis.video.clip.num_frames))
-        frames = _Frames(analysis, [picked.frame for picked in picks], max(scales))
-        candidates = [ModelEntry(_model_name(model)) for model in models]
+        frames = _Frames(analysis, [picked.frame for picked in picks], max(model.scale for model in candidates))
         page = Preview(film.name, analysis.about, candidates, len(picks))
+
+        def write() -> None:
+            _write_page(out, page)
+            if sum(len(shot.views) for shot in page.shots) == 1:
+                on_first_picture()
+
         try:
-            for number, (file, scale) in enumerate(zip(files, scales, strict=True)):
-                _render_model(
-                    page,
-                    number,
-                    frames,
-                    file,
-                    scale,
-                    settings,
-                    report,
-                    lambda: _write_page(out, page, on_first_picture),
-                )
+            with interrupt_on_sigterm():  # a page that is not finished would go on updating itself
+                for number in range(len(candidates)):
+                    _render_model(page, number, frames, settings, report, write)
             page.state = "done"
+        except BaseException:
+            page.state = "stopped"
+            raise
         finally:
-            if page.state != "done":
-                page.state = "stopped"
             if page.shots:
                 _write_page(out, page)
     return candidates
 
 
-def _model_name(model: str) -> str:
-    return model if model.lower() in CATALOG else Path(model).name
+def _model_entry(model: str) -> ModelEntry:
+    file = resolve_model(model)
+    name = model if model.lower() in CATALOG else Path(model).name
+    return ModelEntry(name, file, open_checkpoint(file).descriptor.scale)
 
 
 def _check_output(out: Path) -> None:
     """Raise ArgumentError unless the page can be written, before any long computation."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"--out {str(out)!r} is not the name of a page; end it in .html")
-    if out.is_dir():
-        raise ArgumentError(f"--out {str(out)!r} is a folder; give a file, such as {str(out / 'preview.html')!r}")
-    if out.exists():
+    if out.is_file():
         with out.open("rb") as file:
             if b'content="vsfdatrd preview' not in file.read(2000):
                 raise ArgumentError(f"{str(out)!r} exists and is not a preview; give another name with --out")
-    probe = out.with_name(f".{out.name[:100]}.writable")
-    pictures.write_picture(probe, b"")
-    probe.unlink()
+    elif out.exists():
+        raise ArgumentError(f"--out {str(out)!r} is a folder or a device; give the name of a file")
+    pictures.check_writable(out.parent)
 
 
-def _write_page(out: Path, page: Preview, on_first_picture: Callable[[], None] | None = None) -> None:
-    first = sum(len(shot.views) for shot in page.shots) == 1
-    pictures.write_picture(
-        out, preview_page.render_preview(page).encode(errors="replace")
-    )  # file names may not be valid UTF-8
-    if on_first_picture and first and page.candidates[0].fps is None:
-        on_first_picture()
+def _write_page(out: Path, page: Preview) -> None:
+    content = preview_page.render_preview(page).encode(errors="replace")  # file names may not be valid UTF-8
+    pictures.write_picture(out, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +141,6 @@ class _FilmAnalysis:
 
     video: Video
     """The frames that `encode` would upscale, of the film or of an excerpt."""
-    prepared: vs.VideoNode
-    """The same frames as the clip to upscale."""
     sar: Fraction
     """Sample aspect ratio (pixel width / pixel height)."""
     frames: int
@@ -199,12 +191,9 @@ def _analyze_film(film: Path, folder: Path, settings: Settings) -> _FilmAnalysis
     about = _describe_film(analysis, frames, rate, reporter.fields)
     if excerpt:
         clip, times = _without_seams(clip, times, excerpt)
-    try:
-        rgb = color.to_rgb(color.inspect_clip(clip))
-    except FdatrdError as error:
-        raise ClipError(f"{film}: {error}") from error
+    clip, rgb = convert_to_rgb(film, clip)
     video = Video(film, rgb, clip, times, float(analysis.source.sar), "")
-    return _FilmAnalysis(video, clip, analysis.source.sar, frames, excerpt, about)
+    return _FilmAnalysis(video, analysis.source.sar, frames, excerpt, about)
 
 
 def _without_seams(
@@ -230,7 +219,7 @@ class _Frames:
     """The chosen frames, decoded once, and the resized source at the size of the largest result."""
 
     def __init__(self, analysis: _FilmAnalysis, numbers: list[int], scale: int) -> None:
-        clip = analysis.prepared
+        clip = analysis.video.stored
         self.analysis, self.numbers = analysis, numbers
         self._source_frames = [clip.get_frame(n) for n in numbers]
         # Repeats the frames under new numbers, so that VapourSynth's cache does not return earlier results.
@@ -245,50 +234,27 @@ class _Frames:
         return Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
 
     def shot(self, number: int) -> FrameEntry:
-        """Return the page entry of one frame with the source only; its crop is where the source has most detail."""
-        left, top, right, bottom = box = self.box(number)
+        """Return the page entry of one frame with the source only; its detail is where the source has most."""
+        box = pictures.find_detail(read_frame(self.analysis.video, self.source, number), 1)[0]
         seconds = self.analysis.seconds(self.numbers[number])
-        return FrameEntry(seconds, self.size, (right - left, bottom - top), self.views(self.source, number, box))
-
-    def box(self, number: int) -> pictures.Box:
-        """Return the box with the sharpest detail of a frame of the source."""
-        return pictures.find_detail(read_frame(self.analysis.video, self.source, number), 1)[0]
+        return FrameEntry(seconds, self.size, box, self.views(self.source, number, box))
 
 
 def _render_model(
-    page: Preview,
-    number: int,
-    frames: _Frames,
-    file: Path,
-    scale: int,
-    settings: Settings,
-    report: Report,
-    write: Callable[[], None],
+    page: Preview, number: int, frames: _Frames, settings: Settings, report: Report, write: Callable[[], None]
 ) -> None:
-    """Add the pictures of one model to the page, and measure its speed after the first picture.
-
-    Args:
-        page: The page.
-        number: Index of the model in the page's list.
-        frames: The frames to upscale.
-        file: The model's weights file.
-        scale: Upscaling factor of the model.
-        settings: Settings of `encode`.
-        report: Called with a line of text for each step.
-        write: Writes the page; called after each picture.
-    """
+    """Add the pictures of model `number` to the page, and measure its speed after the first picture."""
     candidate = page.candidates[number]
     report(f"{candidate.name}: preparing the engine")
     with _as_fdatrd_error():
-        upscaled = _upscale_frames(frames, file, scale, settings)
+        upscaled = _upscale_frames(frames, candidate, settings)
         converted = color.to_rgb(color.inspect_clip(upscaled))
-        converted = (
-            converted if (converted.width, converted.height) == frames.size else converted.resize.Spline36(*frames.size)
-        )
+        if (converted.width, converted.height) != frames.size:
+            converted = converted.resize.Spline36(*frames.size)
         for i in range(len(frames.numbers)):
             if i == len(page.shots):
                 page.shots.append(frames.shot(i))
-            page.shots[i].views[number] = frames.views(converted, i, frames.box(i))
+            page.shots[i].views[number] = frames.views(converted, i, page.shots[i].box)
             write()
             report(f"{candidate.name}: frame {i + 1} of {len(frames.numbers)}")
             if i == 0:
@@ -312,17 +278,18 @@ def _as_fdatrd_error() -> Iterator[None]:
         raise FdatrdError(text.partition(PREFIX)[2]) from error
 
 
-def _upscale_frames(frames: _Frames, file: Path, scale: int, settings: Settings) -> vs.VideoNode:
+def _upscale_frames(frames: _Frames, model: ModelEntry, settings: Settings) -> vs.VideoNode:
     """Return the frames as `encode` would pass them to the video encoder."""
     clip = frames.clip
-    size = square_pixel_size(clip.width * scale, clip.height * scale, frames.analysis.sar)
+    upscaled_size = clip.width * model.scale, clip.height * model.scale
+    size = square_pixel_size(*upscaled_size, frames.analysis.sar)
     output_format = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
-    fits = size == (clip.width * scale, clip.height * scale)
+    fits = size == upscaled_size
     upscaled_format = output_format if fits else output_format.replace(bits_per_sample=16)
     # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.
     result = upscale(
         clip,
-        file,
+        model.file,
         settings.backend,
         settings.devices,
         settings.precision,

@@ -8,6 +8,7 @@ from typing import Any
 
 from vsfdatrd.compare.cli import require_pillow
 from vsfdatrd.encode.cli import add_processing_options, processing_settings
+from vsfdatrd.system.files import max_name_bytes, shorten_name
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -32,7 +33,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from vsfdatrd.encode.settings import Settings
 
     settings = Settings(**processing_settings(arguments))
-    out: Path = arguments.out or arguments.file.with_name(f"{arguments.file.stem}.preview.html")
+    folder = arguments.file.parent
+    out: Path = arguments.out or folder / shorten_name(arguments.file.stem, ".preview.html", max_name_bytes(folder))
 
     def on_first_picture() -> None:
         _report(f"a first picture is in {out}, more follow")

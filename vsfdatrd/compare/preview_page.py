@@ -6,10 +6,11 @@ The templates are preview.html and preview_shot.html in this folder.
 import shlex
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
 from vsfdatrd import __version__
 from vsfdatrd.compare import page
-from vsfdatrd.compare.pictures import MAX_WIDTH
+from vsfdatrd.compare.pictures import MAX_WIDTH, Box
 
 SOURCE_LABEL = "Source, resized"
 
@@ -19,6 +20,8 @@ class ModelEntry:
     """A model in the preview."""
 
     name: str
+    file: Path
+    scale: int
     fps: float | None = None
     """Measured frames per second; None until measured."""
     hours: float | None = None
@@ -41,8 +44,8 @@ class FrameEntry:
     """Since the start of the film."""
     size: tuple[int, int]
     """Width and height of the complete frame."""
-    detail: tuple[int, int]
-    """Width and height of the detail crop."""
+    box: Box
+    """The detail crop in the complete frame."""
     source: Views
     views: dict[int, Views] = field(default_factory=dict)
     """Results by the model's index in the list."""
@@ -125,20 +128,21 @@ def _render_frame(number: int, shot: FrameEntry, preview: Preview) -> str:
     pictures = [("source", SOURCE_LABEL, shot.source)]
     pictures += [(f"m{i}", preview.candidates[i].name, views) for i, views in sorted(shot.views.items())]
     clock = page.format_time(shot.seconds)
-    (width, height), (detail_width, detail_height) = shot.size, shot.detail
+    (width, height), (left, top, right, bottom) = shot.size, shot.box
     return page.read_template("preview_shot.html").substitute(
         number=number,
         count=preview.count,
         clock=clock,
         width=width,
         height=height,
-        detail_width=detail_width,
-        detail_height=detail_height,
+        detail_width=right - left,
+        detail_height=bottom - top,
         whole="\n    ".join(
             _render_image(of, f"{text}, {clock}", views.whole, shot.size) for of, text, views in pictures
         ),
         detail="\n    ".join(
-            _render_image(of, f"{text}, detail, {clock}", views.detail, shot.detail) for of, text, views in pictures
+            _render_image(of, f"{text}, detail, {clock}", views.detail, (right - left, bottom - top))
+            for of, text, views in pictures
         ),
     )
 

@@ -72,17 +72,31 @@ def open_video(path: Path) -> Video:
         with clip.get_frame(0) as first:
             props: dict[str, Any] = dict(first.props)
         progressive, treatment = _make_progressive(clip)
-        rgb = color.to_rgb(color.inspect_clip(progressive))
+        stored, rgb = convert_to_rgb(path, progressive)
     except vs.Error as error:
         raise ArgumentError(
             f"the first frames of {path} cannot be decoded ({error}); the file may be damaged"
         ) from error
-    except FdatrdError as error:
-        raise ClipError(f"{path}: {error}") from error
     numerator, denominator = int(props.get("_SARNum", 1)), int(props.get("_SARDen", 1))
     aspect = numerator / denominator if numerator > 0 and denominator > 0 else 1.0
     rate = frame_rate(clip, stamps, base, track)
-    return Video(path, rgb, progressive, _frame_times(stamps, base, rate), aspect, treatment)
+    return Video(path, rgb, stored, _frame_times(stamps, base, rate), aspect, treatment)
+
+
+def convert_to_rgb(path: Path, clip: vs.VideoNode) -> tuple[vs.VideoNode, vs.VideoNode]:
+    """Return the frames of a file with complete color properties, and converted to RGBS.
+
+    Raises:
+        ClipError: Their colors cannot be converted; the message names the file.
+    """
+    try:
+        source = color.inspect_clip(clip, path.name)
+        if source.unconvertible:
+            raise ClipError(source.unconvertible)
+        complete = color.add_missing_props(source)  # logs what is assumed, which further conversions then do not
+        return complete, color.to_rgb(color.inspect_clip(complete))
+    except FdatrdError as error:
+        raise ClipError(f"{path}: {error}") from error
 
 
 def read_frame(video: Video, clip: vs.VideoNode, number: int) -> Picture:

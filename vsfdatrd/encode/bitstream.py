@@ -52,13 +52,10 @@ class FrameMessages:
 
 
 def codec_of(encoder: str) -> str:
-    """Return the codec of an ffmpeg encoder.
+    """Return the codec, one of `CODECS`, of an ffmpeg encoder; empty if it writes another codec.
 
     Args:
         encoder: ffmpeg's name of the encoder.
-
-    Returns:
-        One of `CODECS`; empty if the encoder writes another codec.
     """
     names = {"264": "h264", "265": "hevc", "hevc": "hevc", "av1": "av1"}
     return next((codec for part, codec in names.items() if part in encoder), "")
@@ -71,11 +68,8 @@ def strip_sei(header: bytes, codec: str) -> bytes:
 
     Args:
         header: Codec extradata as in a Matroska file; for HEVC the record of ISO/IEC 14496-15, 8.3.3.1, which holds
-            arrays of NAL units.
+            arrays of NAL units. That of other codecs is returned unchanged.
         codec: PyAV's name of the codec or encoder.
-
-    Returns:
-        The extradata; for codecs other than HEVC unchanged.
     """
     if codec not in ("hevc", "libx265") or len(header) < 23:
         return header
@@ -92,14 +86,11 @@ def strip_sei(header: bytes, codec: str) -> bytes:
 
 
 def make_inserter(codec: str, header: bytes) -> Callable[[bytes, FrameMessages], bytes]:
-    """Return a function that inserts messages into the packets of a stream.
+    """Return a function of a packet's data and messages, which returns the data with the messages inserted.
 
     Args:
         codec: One of `CODECS`.
         header: The stream's codec extradata, as in a Matroska file (avcC, hvcC).
-
-    Returns:
-        A function of a packet's data and the messages, which returns the new data.
     """
     if codec == "av1":
         return _insert_obus

@@ -14,16 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from vsfdatrd.encode.input_file import require_av
+from vsfdatrd.encode.input_file import require_av, with_repair_advice
 from vsfdatrd.encode.journal import DoneChunk
 from vsfdatrd.encode.presets import selected_encoder
 from vsfdatrd.encode.scenes import Chunk
@@ -35,7 +35,7 @@ from vsfdatrd.workers.spawn import creation_flags, describe_exit
 _PROGRESS_LINE = re.compile(r"Frame: (\d+)/\d+")
 _BROKEN_PIPE_TEXT = "fwrite() call failed"  # vspipe's message if ffmpeg has exited
 _ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
-_MAX_LINES = 40  # number of first lines, and of last lines, kept from a program's output
+_MAX_LINES = 40  # of a program's output: as many first lines, which usually have the reason of a failure, as last ones
 _TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
 _EXIT_TIMEOUT = 10.0  # seconds for a program to exit after terminate()
 
@@ -45,7 +45,6 @@ class EncodeParams:
     """Parameters common to all chunks of an encode."""
 
     script: Path
-    """The VapourSynth script."""
     options: tuple[str, ...]
     """ffmpeg output options."""
     rate: Fraction
@@ -56,24 +55,6 @@ class EncodeParams:
 
 class PipelineStopped(Exception):
     """The pipeline was stopped on request."""
-
-
-class _ProgramOutput:
-    """A program's messages: the first lines, which usually have the reason of a failure, and the last ones."""
-
-    def __init__(self) -> None:
-        self._first: list[str] = []
-        self._last: deque[str] = deque(maxlen=_MAX_LINES)
-
-    def add(self, line: str) -> None:
-        if len(self._first) < _MAX_LINES:
-            self._first.append(line)
-        else:
-            self._last.append(line)
-
-    @property
-    def lines(self) -> list[str]:
-        return [*self._first, *self._last]
 
 
 class Pipeline:
@@ -130,21 +111,27 @@ class Pipeline:
             raise EncodeError(f"vspipe and ffmpeg cannot be started ({error})") from error
         if self._source.stdout is not None:
             self._source.stdout.close()  # only ffmpeg holds the pipe now, so vspipe notices if ffmpeg exits
-        self._outputs = {"vspipe": _ProgramOutput(), "ffmpeg": _ProgramOutput()}
-        self._listener = threading.Thread(target=self._listen, name="encode-ffmpeg", daemon=True)
+        self._source_lines: list[str] = []
+        self._coder_lines: list[str] = []
+        listen = partial(_collect, _read_lines(self._coder.stderr), self._coder_lines)
+        self._listener = threading.Thread(target=listen, name="encode-ffmpeg", daemon=True)
         self._listener.start()
 
     def feed(self, progress: Callable[[int], None]) -> None:
-        """Report the progress of vspipe, and collect its messages, until it exits.
+        """Call `progress` with the number of frames rendered so far, whenever it changes, until vspipe exits.
 
         Args:
             progress: Called with the number of frames rendered so far, whenever it changes.
         """
-        for line in _read_lines(self._source.stderr):
-            if match := _PROGRESS_LINE.match(line):
-                progress(int(match[1]))
-            elif line.strip():
-                self._outputs["vspipe"].add(line.strip())
+
+        def messages() -> Iterator[str]:
+            for line in _read_lines(self._source.stderr):
+                if match := _PROGRESS_LINE.match(line):
+                    progress(int(match[1]))
+                else:
+                    yield line
+
+        _collect(messages(), self._source_lines)
         self._source.wait()
 
     @property
@@ -155,9 +142,6 @@ class Pipeline:
     def finish(self) -> DoneChunk:
         """Wait for ffmpeg, verify the file and give it its final name.
 
-        Returns:
-            The record of the chunk.
-
         Raises:
             EncodeError: A program failed, or the file is not valid.
             PipelineStopped: `stop` was called.
@@ -166,10 +150,7 @@ class Pipeline:
         return accept_file(path, self.chunk, self._params, seconds)
 
     def end(self) -> tuple[Path, float]:
-        """Wait for ffmpeg.
-
-        Returns:
-            The complete but unverified file, and the seconds since the programs were started.
+        """Wait for ffmpeg; return the complete but unverified file, and the seconds since the programs were started.
 
         Raises:
             EncodeError: A program failed; the message has its output.
@@ -202,31 +183,26 @@ class Pipeline:
             except subprocess.TimeoutExpired:
                 process.kill()
 
-    def _listen(self) -> None:
-        for line in _read_lines(self._coder.stderr):
-            if line.strip():
-                self._outputs["ffmpeg"].add(line.strip())
-
     def _check(self) -> None:
         """Raise EncodeError if a program failed."""
         source, coder = self._source.returncode, self._coder.returncode
-        vspipe_lines = [line for line in self._outputs["vspipe"].lines if not _ROUTINE_LINE.match(line)]
         chunk_name = f"chunk {self.chunk.number + 1} (frames {self.chunk.start} to {self.chunk.stop - 1})"
         # If ffmpeg exits first, vspipe fails to write to the pipe; ffmpeg's error is then the cause.
-        broken_pipe = any(_BROKEN_PIPE_TEXT in line for line in self._outputs["vspipe"].lines)
+        broken_pipe = any(_BROKEN_PIPE_TEXT in line for line in self._source_lines)
         if sys.platform != "win32":
             broken_pipe = broken_pipe or source == -signal.SIGPIPE
         if source and not (coder and broken_pipe):
-            raise EncodeError(
-                f"{chunk_name} failed: {_describe_ending('vspipe', source)}: {_informative_lines(vspipe_lines)}"
-            )
-        if coder:
-            lines = _informative_lines(self._outputs["ffmpeg"].lines)
-            raise EncodeError(f"{chunk_name} failed: {_describe_ending('ffmpeg', coder)}: {lines}")
+            program, code, lines = "vspipe", source, [x for x in self._source_lines if not _ROUTINE_LINE.match(x)]
+        elif coder:
+            program, code, lines = "ffmpeg", coder, self._coder_lines
+        else:
+            return
+        ending = f"{'was ended by' if code < 0 else 'ended with'} {describe_exit(code)}"
+        raise EncodeError(f"{chunk_name} failed: {program} {ending}: {_informative_lines(lines)}")
 
 
 def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]) -> None:
-    """Encode one black frame, so that invalid encoder options are found before hours of work.
+    """Encode one black frame of this format and size, so that invalid encoder options are found before hours of work.
 
     Args:
         options: ffmpeg output options.
@@ -257,16 +233,13 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
 
 
 def accept_file(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> DoneChunk:
-    """Verify a complete chunk file and give it its final name.
+    """Verify a complete chunk file, whose encoding took `seconds`, and give it its final name; remove an invalid one.
 
     Args:
         path: The file; it is removed if it is not valid.
         chunk: The frames it must contain.
         params: Parameters common to all chunks.
         seconds: How long encoding took.
-
-    Returns:
-        The record of the chunk.
 
     Raises:
         EncodeError: The file is not valid, or cannot be renamed.
@@ -285,7 +258,7 @@ def accept_file(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) 
 
 
 def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
-    """Verify a chunk file by decoding all of it.
+    """Verify a chunk file with this number of frames, and frames a second, by decoding all of it.
 
     Args:
         path: The file.
@@ -317,9 +290,14 @@ def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
             positions = [round((pts - order[0]) * Fraction(stream.time_base) * rate) for pts in order]
     except (av.FFmpegError, IndexError) as error:
         raise EncodeError(f"{path.name} cannot be read back ({error}); check the disk") from error
-    if count != frames or sorted(positions) != list(range(frames)):
+    if count != frames:
         raise EncodeError(
             f"{path.name} holds {count} frames, and {frames} were sent; leave out options that drop or add frames"
+        )
+    if sorted(positions) != list(range(frames)):
+        raise EncodeError(
+            f"the frames of {path.name} are not evenly spaced in time, as they were sent; "
+            "leave out options that change their times"
         )
     return max(number - position for number, position in enumerate(positions))
 
@@ -336,17 +314,21 @@ def _read_lines(stream: IO[bytes] | None) -> Iterator[str]:
     yield incomplete.decode(errors="replace")
 
 
-def _describe_ending(program: str, code: int) -> str:
-    """Describe how a program ended, such as ``ffmpeg ended with status 1``."""
-    return f"{program} {'was ended by' if code < 0 else 'ended with'} {describe_exit(code)}"
+def _collect(messages: Iterable[str], lines: list[str]) -> None:
+    """Append messages to the lines of a program, of which the first and the last `_MAX_LINES` are kept."""
+    for message in filter(None, map(str.strip, messages)):
+        lines.append(message)
+        del lines[_MAX_LINES:-_MAX_LINES]
 
 
 def _informative_lines(lines: list[str]) -> str:
-    """Return the most informative lines: those of `upscale`, then of a full disk, then the first that give a reason."""
+    """Return the most informative lines: of `upscale`, damage, a full disk; else the first with a reason."""
     for line in lines:
         if PREFIX in line:
-            return line[line.index(PREFIX) :].removeprefix(PREFIX)
+            return line.partition(PREFIX)[2]
     for line in lines:
+        if "No frame returned" in line:
+            return with_repair_advice(line)
         if "No space left" in line:
             return "no space is left on the disk; free some, then run the same command again: what is done is kept"
     return main_reason(lines)

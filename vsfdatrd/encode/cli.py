@@ -27,7 +27,7 @@ for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the ``encode`` subcommand.
+    """Add the ``encode`` subcommand to the subparsers of the ``vsfdatrd`` command line.
 
     Args:
         commands: The subparsers of the ``vsfdatrd`` command line.
@@ -54,13 +54,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def add_processing_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that determine the frames before they are encoded; `processing_settings` reads them.
+    """Add the options that determine the frames to encode; `processing_settings` reads them.
 
     Args:
         parser: The parser of a subcommand.
     """
     parser.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch, cuda or auto")
-    parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32 or auto")
+    parser.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32, int16 or auto")
     parser.add_argument(
         "--chroma-filter",
         default="none",
@@ -89,7 +89,7 @@ def processing_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def split_command_line(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Split the command line at ``--``.
+    """Split the command line, without the program name, at ``--``.
 
     Args:
         arguments: The command line without the program name.
@@ -98,7 +98,8 @@ def split_command_line(arguments: Sequence[str]) -> tuple[list[str], tuple[str, 
         The arguments before ``--``, and the ffmpeg options after it. Commands other than ``encode`` are not split.
     """
     words = list(arguments)
-    if words[:1] != ["encode"] or "--" not in words:
+    command = next((word for word in words if not word.startswith(("-v", "--v"))), "")  # -v may stand before it
+    if command != "encode" or "--" not in words:
         return words, ()
     at = words.index("--")
     return words[:at], tuple(words[at + 1 :])
@@ -142,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     failed = 0
     with (
-        _interrupt_on_sigterm(),
+        interrupt_on_sigterm(),
         progress.choose_reporter(arguments.json) as screen,
         _open_workers(arguments.ray, options, screen) as workers,
     ):
@@ -154,13 +155,13 @@ def run(arguments: argparse.Namespace) -> int:
             except Exception as error:  # any kind: the remaining inputs can still be encoded
                 screen.stop()
                 log.debug("where it happened:", exc_info=True)
-                if arguments.json:
-                    screen.emit("failed", error_sentence(error), input=source)
-                if len(pairs) == 1:
+                alone = len(pairs) == 1
+                if arguments.json or not alone:
+                    named = "" if arguments.json else f"{source}: "
+                    screen.emit("failed", f"{named}{error_sentence(error)}", input=source)
+                if alone:
                     raise
                 failed += 1
-                if not arguments.json:
-                    screen.emit("failed", f"{source}: {error_sentence(error)}", input=source)
             except KeyboardInterrupt:
                 screen.stop()
                 print("vsfdatrd: stopped; run the same command again to continue", file=sys.stderr)
@@ -204,19 +205,16 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C.
-
-    The programs are terminated, a message is printed, and the encode can be resumed.
-    """
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C, unless nohup has them ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    names = [name for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {n: signal.signal(n, interrupt) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for n, handler in before.items():
+            signal.signal(n, handler)

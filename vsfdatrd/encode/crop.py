@@ -22,14 +22,14 @@ class Borders:
     bottom: int = 0
 
     def __bool__(self) -> bool:
-        return any((self.left, self.top, self.right, self.bottom))
+        return self != Borders()
 
     def __str__(self) -> str:
         return f"{self.left},{self.top},{self.right},{self.bottom}"
 
 
 def parse_borders(text: str) -> Borders:
-    """Parse ``left,top,right,bottom``.
+    """Parse ``left,top,right,bottom``, the argument of ``--crop``.
 
     Args:
         text: The argument of ``--crop``.
@@ -50,7 +50,7 @@ def find_borders(clip: Any) -> Borders:
         clip: A vapoursynth.VideoNode; RGB clips have no detected borders.
 
     Returns:
-        The borders, rounded down to multiples of the chroma subsampling and of 2.
+        The borders, rounded down to multiples of the chroma subsampling and of 2; none for RGB clips.
     """
     import vapoursynth as vs
     import vsutil
@@ -61,8 +61,9 @@ def find_borders(clip: Any) -> Borders:
     peak = vsutil.get_peak_value(clip)
     rows = np.zeros(clip.height, bool)
     columns = np.zeros(clip.width, bool)
-    for i in range(min(_SAMPLED_FRAMES, clip.num_frames)):
-        with clip.get_frame(clip.num_frames * (2 * i + 1) // (2 * min(_SAMPLED_FRAMES, clip.num_frames))) as frame:
+    count = min(_SAMPLED_FRAMES, clip.num_frames)
+    for i in range(count):
+        with clip.get_frame(clip.num_frames * (2 * i + 1) // (2 * count)) as frame:
             is_bright = np.asarray(frame[0]) > _MAX_BLACK / 255 * peak
         if is_bright.mean() < 0.05:
             continue
@@ -77,7 +78,7 @@ def find_borders(clip: Any) -> Borders:
 
 
 def check_crop(borders: Borders, clip: Any) -> None:
-    """Check that a clip can be cropped by these borders.
+    """Check that a clip (a vapoursynth.VideoNode) can be cropped by these borders.
 
     Args:
         borders: The borders to remove.
@@ -100,7 +101,7 @@ def check_crop(borders: Borders, clip: Any) -> None:
 
 
 def square_pixel_size(width: int, height: int, sar: Fraction) -> tuple[int, int]:
-    """Return the frame size that displays the same picture with square pixels.
+    """Return the frame size (width, height) that displays a picture of this size and SAR with square pixels.
 
     Only one side is enlarged, none is reduced; both become even.
 
@@ -108,9 +109,6 @@ def square_pixel_size(width: int, height: int, sar: Fraction) -> tuple[int, int]
         width: Width in pixels.
         height: Height in pixels.
         sar: Sample aspect ratio (pixel width / pixel height).
-
-    Returns:
-        Width and height.
     """
     if sar >= 1:
         return _round_to_even(width * sar), height + height % 2

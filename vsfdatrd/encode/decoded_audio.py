@@ -10,12 +10,7 @@ _JITTER = Fraction(1, 50)  # seconds: containers round timestamps, to millisecon
 
 
 class DecodedAudio:
-    """One audio stream of the source, decoded and written as PCM with the source's rate and channels.
-
-    Args:
-        av: The PyAV module.
-        out: The PyAV output container.
-        stream: The source's audio stream.
+    """One audio stream of the source, decoded and written to `out` as PCM with the source's rate and channels.
 
     Raises:
         av.FFmpegError, ValueError: ffmpeg has no decoder for the stream, its rate is unknown, or the container does not
@@ -37,10 +32,10 @@ class DecodedAudio:
         self._position: int | None = None  # of the next sample, in samples on the output's clock
 
     def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
-        """Decode a packet of the source; yield packets for the output.
+        """Decode a packet of the source; yield packets for the output. A damaged one is skipped, as players do.
 
         Args:
-            packet: A packet of the source's stream; a damaged one is skipped, as players do.
+            packet: A packet of the source's stream.
             origin: Time in seconds on the source's clock at which the output's clock is 0.
 
         Raises:
@@ -61,10 +56,7 @@ class DecodedAudio:
         yield from self.output.encode(None)
 
     def _synchronize(self, time: Fraction) -> bool:
-        """Skip to the time of a frame, if there is a gap between it and the end of the previous frame.
-
-        Args:
-            time: Time of the frame, in seconds on the output's clock.
+        """Skip to the time of a frame, in seconds on the output's clock, if there is a gap before it.
 
         Returns:
             False if the frame begins before the end of the previous one, by more than rounding, and must be left out.

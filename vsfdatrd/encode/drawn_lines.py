@@ -5,8 +5,6 @@ the previous or next frame, and the line is not combed in the same way again: a 
 lines (a television screen in the film, a striped title) differ from the adjacent lines in the next frame as well.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,23 +31,23 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
     """
     here = frame.astype(np.int16)
     signs = _combing_signs(here)
-    drawn = np.zeros(signs.shape, bool)
     neighbors = [other.astype(np.int16) for other in (before, after) if other is not None]
-    others = [(other, _combing_signs(other)) for other in neighbors]
+    other_signs = [_combing_signs(other) for other in neighbors]
     low, high = here[1:-1] - _MIN_STEP, here[1:-1] + _MIN_STEP
     # No adjacent line in any of the three frames is as bright or as dark, so another field cannot explain the line.
     alone = np.ones(signs.shape, bool)
     for other in neighbors:
         up, down = other[:-2], other[2:]
         alone &= np.where(signs > 0, np.maximum(up, down) < low, np.minimum(up, down) > high)
-    for _, other_signs in others:
-        drawn |= alone & (other_signs == signs)
-    if len(others) == 2 and all(other is not None for other in (before, after)):
+    drawn = np.zeros(signs.shape, bool)
+    for others in other_signs:
+        drawn |= alone & (others == signs)
+    if len(neighbors) == 2:
         # One-line stripes that scroll by an odd number of lines: the step has the same size and alternating sign.
         step = _line_differences(here)
         flipped = np.ones(signs.shape, bool)
-        for other, other_signs in others:
-            flipped &= (other_signs == -signs) & (np.abs(_line_differences(other) - step) <= _STRIPE_TOLERANCE * step)
+        for other, others in zip(neighbors, other_signs, strict=True):
+            flipped &= (others == -signs) & (np.abs(_line_differences(other) - step) <= _STRIPE_TOLERANCE * step)
         drawn |= flipped
     combed = _combed_with_neighbors(signs != 0)
     unexplained = _combed_with_neighbors((signs != 0) & ~drawn)
@@ -82,10 +80,7 @@ def _combed_with_neighbors(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _worst_block(mask: NDArray[np.bool_]) -> int:
     """Return the largest number of marked pixels in any 16×16 block, at steps of 8."""
-    rows, columns = (max(side // 8, 1) * 8 for side in mask.shape)
-    cells: Any = np.zeros((rows // 8 + 1, columns // 8 + 1), int)
-    inner = mask[:rows, :columns]
-    if inner.shape != (rows, columns):  # smaller than one 8×8 cell
-        return int(inner.sum())
-    cells[:-1, :-1] = inner.reshape(rows // 8, 8, columns // 8, 8).sum(axis=(1, 3))
+    rows, columns = (side // 8 for side in mask.shape)
+    cells = mask[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).sum(axis=(1, 3))
+    cells = np.pad(cells, (0, 1))  # a mask may have only one row of cells
     return int((cells[:-1, :-1] + cells[1:, :-1] + cells[:-1, 1:] + cells[1:, 1:]).max())

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -24,14 +25,14 @@ from vsfdatrd.encode.journal import DoneChunk, Journal
 from vsfdatrd.encode.mux import TAG, MuxInputs, mux
 from vsfdatrd.encode.presets import CONTAINERS
 from vsfdatrd.encode.progress import Reporter, format_duration
-from vsfdatrd.encode.script import UpscaleArguments
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.source import Source, check_is_file, file_identity, open_source
+from vsfdatrd.encode.source import Source, check_is_file, explain_damage, file_identity, open_source
 from vsfdatrd.encode.timing import Timing, format_rate
 from vsfdatrd.encode.workers import ChunkInputs, ChunkProgress, ChunkRetry, Workers
 from vsfdatrd.encode.workspace import Workspace, open_workspace, resume_chunks
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import format_bytes, write_atomic
+from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
 from vsfdatrd.weights.catalog import resolve_model
 
 
@@ -55,7 +56,7 @@ class SourceAnalysis:
 
 
 def encode(path: Path, target: Path, settings: Settings, workers: Workers, reporter: Reporter) -> None:
-    """Encode `path` into `target`, resuming where an earlier call was interrupted.
+    """Encode the video file `path` into `target`, resuming where an earlier call was interrupted.
 
     Args:
         path: The source video file.
@@ -93,8 +94,9 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
         params = EncodeParams(
             workspace.script, _encoder_options(settings, colors, analysis.sar), analysis.timing.rate, workspace.chunks
         )
-        selection = streams.choose_streams(path, analysis.source.video, CONTAINERS[target.suffix.lower()])
-        metadata = frame_metadata.find_metadata(analysis.source)
+        with explain_damage(path):
+            selection = streams.choose_streams(path, analysis.source.video, CONTAINERS[target.suffix.lower()])
+            metadata = frame_metadata.find_metadata(analysis.source)
         _report_streams(selection, metadata, settings.encoder, reporter)
         parts = _encode_chunks(workspace, journal, inputs, params, workers, reporter)
         reporter.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
@@ -131,20 +133,18 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         scale: Upscaling factor of the model.
         reporter: Receives the messages.
 
-    Returns:
-        The properties of the source and the scripts for it.
-
     Raises:
         FdatrdError: The source cannot be encoded with these settings.
     """
     reporter.emit("reading", f"reading {path}")
     source = open_source(path, index)
     clip = source.clip
-    durations = sorted(b - a for a, b in itertools.pairwise(source.timestamps))
-    median = durations[len(durations) // 2] if durations else 0
+    steps = [b - a for a, b in itertools.pairwise(source.timestamps)]
+    median = statistics.median_high(steps) if steps else 0
     measured_rate = 1 / (median * source.time_base) if median > 0 else source.rate
     rate = measured_rate if abs(measured_rate / source.rate - 1) > 0.1 else source.rate
-    fields = field_detection.choose_fields(clip, rate, settings.field, source.survey)
+    with explain_damage(path):
+        fields = field_detection.choose_fields(clip, rate, settings.field, source.survey)
     reporter.emit(
         "source",
         f"source: {clip.width}×{clip.height}, {clip.format.name}, {_describe_pixel_shape(source.sar)}, "
@@ -165,11 +165,12 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     index = index and index.resolve()
 
     def prepared(crop: Borders) -> str:
-        return script.preparation_script(absolute, source.video, index, fields, crop, device, __version__)
+        return script.preparation_script(absolute, source.video, index, fields, crop, device, source.threads)
 
     uncropped = script.run_script(prepared(Borders()))
     crop = settings.borders
-    black = find_borders(uncropped)
+    with explain_damage(path):
+        black = find_borders(uncropped)
     if crop is None:
         crop = black
     elif black and not crop:
@@ -181,12 +182,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     clip = script.run_script(text)
     times = timing.compute_timing(source, fields, clip.num_frames)
     width, height = clip.width * scale, clip.height * scale
-    size = square_pixel_size(width, height, source.sar)
-    if settings.keep_sar or size == (width, height):
-        size = (width, height)
-        sar = source.sar
-    else:
-        sar = Fraction(1)
+    size = (width, height) if settings.keep_sar else square_pixel_size(width, height, source.sar)
+    sar = source.sar if size == (width, height) else Fraction(1)
     reporter.emit(
         "output",
         f"output: {size[0]}×{size[1]}{f', {crop} cropped' if crop else ''}, {_describe_pixel_shape(sar)}, "
@@ -197,16 +194,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
         rate=times.rate,
         crop=str(crop),
     )
-    upscaling = UpscaleArguments(
-        _model_argument(settings),
-        settings.backend,
-        settings.precision,
-        settings.chroma_filter,
-        settings.selected_preset.format,
-        None if size == (width, height) else size,
-        sar,
-    )
-    complete_script = text + script.upscaling_script(upscaling, times.rate)
+    resized = None if size == (width, height) else size
+    complete_script = text + script.upscaling_script(settings, _model_argument(settings), resized, sar, times.rate)
     return SourceAnalysis(source, fields, clip, times, text, complete_script, size, sar)
 
 
@@ -235,8 +224,8 @@ def _settings_fingerprint(path: Path, settings: Settings, weights: str) -> dict[
         del fields[name]
     fields["further"] = list(settings.further)
     fields["ffmpeg options of the preset"] = settings.selected_preset.arguments
-    ffmpeg = presets.ffmpeg_version_for(settings.encoder)
-    return fields | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": ffmpeg, "source": file_identity(path)}
+    version = ffmpeg_version(ffmpeg(settings.encoder))
+    return fields | {"weights": weights, "vsfdatrd": __version__, "ffmpeg": version, "source": file_identity(path)}
 
 
 def _output_tag(fingerprint: dict[str, Any]) -> str:
@@ -255,8 +244,8 @@ def _is_done(target: Path, fingerprint: dict[str, Any], settings: Settings) -> b
         return False
     av = require_av()
     with contextlib.suppress(av.FFmpegError), av.open(str(target)) as container:
-        tags = {name.upper(): value for name, value in container.metadata.items()}
-        if tags.get(TAG) == _output_tag(fingerprint):
+        tag = _output_tag(fingerprint)
+        if any(name.upper() == TAG and value == tag for name, value in container.metadata.items()):
             return True
     if settings.overwrite:
         return False
@@ -279,12 +268,12 @@ def _prepare_workspace(
     before = journal.get("settings")
     if before is not None and before != now:
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-        reason = ", ".join(names)
-        reporter.emit("anew", f"starting over, because these differ from the interrupted run: {reason}", changed=names)
-        before = None
-    if before is None:
+        text = f"starting over, because these differ from the interrupted run: {', '.join(names)}"
+        reporter.emit("anew", text, changed=names)
+    if before != now:
         workspace.forget()
-        chunks = scenes.plan_chunks(analysis.clip, analysis.timing.rate, settings.minutes)
+        with explain_damage(analysis.source.path):
+            chunks = scenes.plan_chunks(analysis.clip, analysis.timing.rate, settings.minutes)
         journal.begin(now, chunks)
     try:
         write_atomic(workspace.script, analysis.script)
@@ -317,10 +306,8 @@ def _encoder_options(settings: Settings, colors: dict[str, int], sar: Fraction) 
 def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, reporter: Reporter) -> None:
     """Report which streams and metadata of the source are kept, and which are not."""
     codec = codec_of(encoder)
-    kept, lost = (
-        [*selection.kept, *metadata.describe_kept(codec)],
-        [*selection.dropped, *metadata.describe_lost(codec, encoder)],
-    )
+    kept = [*selection.kept, *metadata.describe_kept(codec)]
+    lost = [*selection.dropped, *metadata.describe_lost(codec, encoder)]
     if kept:
         reporter.emit("kept", f"kept: {'; '.join(kept)}", streams=kept)
     if lost:

@@ -5,7 +5,7 @@ frames, progressive video has none; telecined film has combing in two of five fr
 interlaced video has combing with any match.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class Fields:
     """Lines to add at the bottom during field processing, see `padding_lines`."""
 
     def rate(self, rate: Fraction) -> Fraction:
-        """Return the frame rate after field processing.
+        """Return the frame rate after field processing of a source with this rate.
 
         Args:
             rate: Frames per second of the source.
@@ -57,7 +57,6 @@ class _CombingCounts:
     """Counts from the sampled frames."""
 
     moving: int
-    """Frames with motion."""
     combed: int
     """Moving frames that are combed as stored."""
     still_combed: int
@@ -77,9 +76,6 @@ def choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | No
         requested: The user's choice, one of `FIELD_CHOICES`.
         sample: Result of `survey_clip` for the clip; None to compute it here.
 
-    Returns:
-        The field processing and the reason for it.
-
     Raises:
         ArgumentError: Field processing was requested for a clip that cannot have fields: RGB, an odd number of lines,
             fewer than two frames, or fewer than 16 pixels a side.
@@ -87,47 +83,42 @@ def choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | No
     """
     form = matched_format(clip.format)
     vivtc_format = "clip" if form.id == clip.format.id else form.name.upper()
-    return replace(
-        _choose_fields(clip, rate, requested, sample), vivtc_format=vivtc_format, padding=padding_lines(clip)
-    )
+    return Fields(*_choose_fields(clip, rate, requested, sample), vivtc_format, padding_lines(clip))
 
 
-def _choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | None) -> Fields:
+def _choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | None) -> tuple[Kind, bool, str]:
+    """Return the first three fields of `Fields`."""
     import vapoursynth as vs
 
     if clip.format.color_family == vs.RGB:
         if requested not in ("auto", "progressive"):
             raise ArgumentError(f"--field {requested} is for YUV, and this is {clip.format.name}; leave it out")
-        return Fields("progressive", True, f"{clip.format.name} is taken as it is")
+        return "progressive", True, f"{clip.format.name} is taken as it is"
     sample = sample or survey_clip(clip)
     flags, repeats = sample.flags, sample.repeats
     marked = max(flags) if flags and sum(map(bool, flags)) * 2 > len(flags) else 0
     top = marked != 1
     label = {0: "progressive", 1: "interlaced, bottom field first", 2: "interlaced, top field first"}[marked]
     if requested == "progressive":
-        return Fields("progressive", top, "as requested")
+        return "progressive", top, "as requested"
     fieldless = clip.height % 2 or clip.num_frames < 2 or min(clip.width, clip.height) < MIN_SIDE
     count = f"{clip.num_frames} frame{'s'[: clip.num_frames - 1]} of {clip.width}×{clip.height} pixels"
     if requested in ("deint", "ivtc") and fieldless:
         raise ArgumentError(
             f"--field {requested} is for frames of two fields, and there are none in {count}; leave it out"
         )
-    if requested == "deint":
-        return Fields("deint", top, f"as requested, {'top' if top else 'bottom'} field first")
-    if requested == "ivtc":
-        kind: Kind = "ivtc" if _is_ntsc_video(rate) else "match"
-        return Fields(kind, top, f"as requested, {'top' if top else 'bottom'} field first")
+    matched: Kind = "ivtc" if _is_ntsc_video(rate) else "match"
+    if requested in ("deint", "ivtc"):
+        kind: Kind = "deint" if requested == "deint" else matched
+        return kind, top, f"as requested, {'top' if top else 'bottom'} field first"
     if fieldless:
-        return Fields("progressive", top, f"no fields in {count}")
+        return "progressive", top, f"no fields in {count}"
     result = _measure_combing(clip, top)
     if result.combed < max(2, _MIN_COMBED * result.moving):
         lines = f", {result.drawn} have drawn lines that look like combing" if result.drawn else ""
         soft = "; its repeat-field flags are ignored" if repeats else ""
-        return Fields(
-            "progressive",
-            top,
-            f"{result.combed} of {result.moving} moving frames are combed{lines}, and the file says {label}{soft}",
-        )
+        why = f"{result.combed} of {result.moving} moving frames are combed{lines}, and the file says {label}{soft}"
+        return "progressive", top, why
     if not marked:
         other = _measure_combing(clip, not top)
         if other.still_combed < result.still_combed:
@@ -137,38 +128,29 @@ def _choose_fields(clip: Any, rate: Fraction, requested: str, sample: Survey | N
         f"{result.combed} of {result.moving} moving frames are combed, {result.still_combed} after field matching"
     )
     if result.still_combed > _MAX_STILL_COMBED * result.combed:
-        return Fields("deint", top, f"{evidence}; {order}")
-    if not _is_ntsc_video(rate):
-        return Fields("match", top, f"{evidence}; {order}")
-    if result.combed > 0.8 * result.moving and max(result.repaired) > 0.9 * sum(result.repaired):
-        return Fields("match", top, f"{evidence}, always the same way; {order}")
-    return Fields("ivtc", top, f"{evidence}; {order}")
+        return "deint", top, f"{evidence}; {order}"
+    if matched == "ivtc" and result.combed > 0.8 * result.moving and max(result.repaired) > 0.9 * sum(result.repaired):
+        return "match", top, f"{evidence}, always the same way; {order}"
+    return matched, top, f"{evidence}; {order}"
 
 
 def matched_format(form: Any) -> Any:
-    """Return the 8-bit format in which VIVTC analyzes clips of a format.
+    """Return the 8-bit format in which VIVTC analyzes clips of a format (both vapoursynth.VideoFormat).
+
+    It has the same subsampling; where VIVTC does not support that, it is GRAY8 (luma only).
 
     Args:
         form: A vapoursynth.VideoFormat.
-
-    Returns:
-        The 8-bit YUV format of the same subsampling; GRAY8 (luma only) if VIVTC does not support the subsampling.
     """
     import vapoursynth as vs
 
-    supported = (vs.YUV420P8, vs.YUV422P8, vs.YUV440P8, vs.YUV444P8)
-    for preset in supported:
-        candidate = vs.core.get_video_format(preset)
-        if form.color_family == vs.YUV and (form.subsampling_w, form.subsampling_h) == (
-            candidate.subsampling_w,
-            candidate.subsampling_h,
-        ):
-            return candidate
+    if form.color_family == vs.YUV and max(form.subsampling_w, form.subsampling_h) <= 1:
+        return form.replace(sample_type=vs.INTEGER, bits_per_sample=8)
     return vs.core.get_video_format(vs.GRAY8)
 
 
 def padding_lines(clip: Any) -> int:
-    """Return the number of lines to add at the bottom for VFM and Bwdif.
+    """Return the number of lines to add at the bottom of a clip for VFM and Bwdif.
 
     They leave the last chroma line unwritten if the number of chroma lines is odd: 486 lines in 4:2:0 have 243.
 
@@ -179,7 +161,7 @@ def padding_lines(clip: Any) -> int:
 
 
 def to_eight_bits(clip: Any) -> Any:
-    """Convert a clip to the format in which VIVTC analyzes it, see `matched_format`.
+    """Convert a clip (a vapoursynth.VideoNode) to the format in which VIVTC analyzes it, see `matched_format`.
 
     Args:
         clip: A vapoursynth.VideoNode.
@@ -235,12 +217,11 @@ def _measure_combing(clip: Any, top: bool) -> _CombingCounts:
 
 def _has_drawn_lines(clip: Any, number: int) -> bool:
     """Return True if the combing of a frame is drawn lines, see `are_drawn`."""
-    before, frame, after = (_read_luma(clip, n) for n in (number - 1, number, number + 1))
-    return frame is not None and are_drawn(before, frame, after)
 
+    def luma(n: int) -> Luma:
+        with clip.get_frame(n) as frame:
+            return np.array(frame[0])
 
-def _read_luma(clip: Any, number: int) -> Luma | None:
-    if not 0 <= number < clip.num_frames:
-        return None
-    with clip.get_frame(number) as frame:
-        return np.array(frame[0])
+    before = luma(number - 1) if number > 0 else None
+    after = luma(number + 1) if number + 1 < clip.num_frames else None
+    return are_drawn(before, luma(number), after)

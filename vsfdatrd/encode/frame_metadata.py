@@ -47,7 +47,7 @@ class FrameMetadata:
     """A phrase for each kind of metadata that is never kept."""
 
     def describe_kept(self, codec: str) -> list[str]:
-        """Return a phrase for each kind of metadata that is kept.
+        """Return a phrase for each kind of metadata that an output in this codec (`codec_of`) keeps.
 
         Args:
             codec: Codec of the output, as from `codec_of`.
@@ -55,14 +55,14 @@ class FrameMetadata:
         return self._carried() if codec in CODECS else []
 
     def describe_lost(self, codec: str, encoder: str) -> list[str]:
-        """Return a phrase for each kind of metadata that is dropped.
+        """Return a phrase for each kind of metadata that an output of this encoder, in this codec, drops.
 
         Args:
             codec: Codec of the output, as from `codec_of`.
             encoder: ffmpeg's name of the encoder, for the phrases.
         """
-        not_stored = [] if codec in CODECS else [f"{kind} ({encoder} cannot store it)" for kind in self._carried()]
-        return [*not_stored, *self.lost]
+        not_stored = [] if codec in CODECS else self._carried()
+        return [*(f"{kind} ({encoder} cannot store it)" for kind in not_stored), *self.lost]
 
     def _carried(self) -> list[str]:
         """Return a phrase for each kind of metadata here that the codecs in `CODECS` can carry."""
@@ -107,11 +107,8 @@ def find_metadata(source: Source) -> FrameMetadata:
     Args:
         source: The opened source.
 
-    Returns:
-        The metadata.
-
     Raises:
-        av.FFmpegError: The file can no longer be opened.
+        av.FFmpegError: The file can no longer be read.
     """
     av = require_av()
     result: dict[str, bytes] = {}
@@ -136,7 +133,7 @@ def find_metadata(source: Source) -> FrameMetadata:
 
 
 def has_hdr(path: Path) -> bool:
-    """Return True if the first frame of a video has HDR metadata, for example from encoder options.
+    """Return True if the first frame of a video file has HDR metadata, for example from encoder options.
 
     Args:
         path: A video file.

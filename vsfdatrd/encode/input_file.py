@@ -12,6 +12,9 @@ INSTALL_COMMAND = "pip install 'vsfdatrd[encode]'"
 
 _NO_STREAM_LIST = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
 """ffmpeg formats whose files do not list their streams, or the codecs of them, at the start."""
+_ONE_THREAD_CODECS = ("mpeg1video", "mpeg2video", "mpeg4")
+"""Codecs of discs. With several threads, ffmpeg decodes damaged frames to another picture each time, which BestSource
+then refuses to return; and one thread is far faster than any upscaling."""
 _ANY_DURATION = 10**12  # microseconds: longer than any file
 _STILL_CHECK_PACKETS = 200  # after this many video packets, a stream with only one of them is a still picture
 
@@ -30,15 +33,22 @@ class VideoTrack:
     """Frames per second; None if the container does not declare it and ffmpeg cannot guess it."""
     sar: Fraction | None
     """Sample aspect ratio (pixel width / pixel height); None if not declared."""
+    threads: int
+    """Threads in which BestSource decodes; 0 for one for each CPU."""
     start: Fraction | None
     """Earliest start of all streams in the file, in seconds on the clock of its timestamps; None if not known."""
 
 
-def require_av() -> Any:
-    """Import PyAV.
+def with_repair_advice(text: str) -> str:
+    """Append what helps if frames cannot be decoded to a message of BestSource, in place of its advice for scripts."""
+    return (
+        f"{text.partition('. This may be due to')[0]}; the file may be damaged: copy it again, or let ffmpeg repair it "
+        "(ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
+    )
 
-    Returns:
-        The module `av`, with logging turned off.
+
+def require_av() -> Any:
+    """Import and return PyAV, with logging turned off.
 
     Raises:
         EncodeError: PyAV is not installed; the message has the command that installs it.
@@ -53,16 +63,13 @@ def require_av() -> Any:
 
 
 def open_input(path: Path) -> Any:
-    """Open a media file with PyAV and find all of its streams.
+    """Open a media file with PyAV and find all of its streams; the container is positioned at its first packet.
 
     By default ffmpeg probes 5 MB and 7 seconds for streams, but the second audio track and the subtitles of a disc
     often start later. Formats without a stream list are therefore probed to the end of the file.
 
     Args:
         path: The file.
-
-    Returns:
-        The input container, positioned at its first packet.
 
     Raises:
         av.FFmpegError: The file cannot be opened.
@@ -85,15 +92,12 @@ def open_input(path: Path) -> Any:
 
 
 def video_track(path: Path) -> VideoTrack | None:
-    """Find the video stream of a file: the default one, otherwise the largest.
+    """Find the video stream of a file: the default one, otherwise the largest; None if the file has none.
 
     Cover art is never chosen, nor a still picture if there is a moving one.
 
     Args:
         path: The file.
-
-    Returns:
-        The video stream; None if the file has none.
 
     Raises:
         av.FFmpegError: The file cannot be read.
@@ -111,6 +115,7 @@ def video_track(path: Path) -> VideoTrack | None:
             (stream.codec_context.width, stream.codec_context.height),
             Fraction(rate) if rate else None,
             Fraction(stream.sample_aspect_ratio) if stream.sample_aspect_ratio else None,
+            int(stream.codec_context.name in _ONE_THREAD_CODECS),
             Fraction(begin, av.time_base) if begin is not None else None,
         )
 

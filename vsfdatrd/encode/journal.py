@@ -23,11 +23,10 @@ class DoneChunk:
     bytes: int
     """Size of the file."""
     sha256: str
-    """Checksum of the file."""
     reorder: int
     """Reorder depth: how many places packets are stored before their display position (B-frames)."""
     seconds: float
-    """Encoding time in seconds."""
+    """Encoding time."""
 
 
 class DamagedJournalError(ValueError):
@@ -35,7 +34,10 @@ class DamagedJournalError(ValueError):
 
 
 class Journal:
-    """The journal of one output. Not thread-safe; the workspace's lock keeps other processes out."""
+    """The journal of one output. Not thread-safe; the workspace's lock keeps other processes out.
+
+    Methods that change it write it, and raise EncodeError if that fails.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the journal, or start an empty one, which is written at the first change.
@@ -56,47 +58,37 @@ class Journal:
             self._facts = dict(content["facts"])
             self._chunks = [Chunk(n, int(start), int(stop)) for n, (start, stop) in enumerate(content["chunks"])]
             for number, size, sha256, reorder, seconds in content["done"]:
-                self._done[number] = DoneChunk(
-                    self._chunks[number], int(size), str(sha256), int(reorder), float(seconds)
-                )
+                chunk = self._chunks[number]
+                self._done[number] = DoneChunk(chunk, int(size), str(sha256), int(reorder), float(seconds))
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise DamagedJournalError(f"{type(error).__name__}: {error}") from error
 
     def get(self, name: str) -> Any:
-        """Return a stored value.
+        """Return the value stored by `set`; None if there is none.
 
         Args:
             name: The key used with `set`.
-
-        Returns:
-            The value; None if there is none.
         """
         return self._facts.get(name)
 
     def set(self, name: str, value: Any) -> None:
-        """Store a value and write the journal.
+        """Store a value that JSON can represent.
 
         Args:
             name: The key.
             value: Anything that JSON can represent.
-
-        Raises:
-            EncodeError: The journal cannot be written.
         """
         self._facts[name] = value
         self._write()
 
     def begin(self, settings: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        """Start a new encode: discard all records, and store its settings and chunks.
+        """Start a new encode: discard all records, and store its settings and all chunks of the film, in order.
 
         Args:
             settings: Everything that the output depends on.
             chunks: All chunks of the film, in order.
-
-        Raises:
-            EncodeError: The journal cannot be written.
         """
         self._facts, self._chunks, self._done = {"settings": dict(settings)}, list(chunks), {}
         self._write()
@@ -110,13 +102,10 @@ class Journal:
         return [self._done[number] for number in sorted(self._done)]
 
     def add(self, *records: DoneChunk) -> None:
-        """Record finished chunks.
+        """Record finished chunks, whose files are verified and fsynced.
 
         Args:
             records: Chunks whose files are verified and fsynced.
-
-        Raises:
-            EncodeError: The journal cannot be written.
         """
         self._done |= {record.chunk.number: record for record in records}
         self._write()
@@ -126,9 +115,6 @@ class Journal:
 
         Args:
             chunks: The chunks to encode again.
-
-        Raises:
-            EncodeError: The journal cannot be written.
         """
         for chunk in chunks:
             self._done.pop(chunk.number, None)

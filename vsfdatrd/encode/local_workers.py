@@ -3,7 +3,8 @@
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 
 from vsfdatrd.encode.chunk import EncodeParams, Pipeline, PipelineStopped, try_encoder
 from vsfdatrd.encode.scenes import Chunk
@@ -13,7 +14,7 @@ from vsfdatrd.errors import EncodeError
 
 
 class Devices:
-    """The `Workers` of this machine: its GPUs, or its CPU."""
+    """The `Workers` of this machine: its GPUs with these numbers, or its CPU."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         """Use these devices.
@@ -41,49 +42,32 @@ class Devices:
         return first_frame(inputs.script, str(self._numbers[0]), inputs.script.with_name("frame.json"))
 
     def make(self, inputs: ChunkInputs, chunks: Sequence[Chunk], params: EncodeParams) -> Generator[Event]:
-        """See `Workers.make`."""
-        return encode_chunks(chunks, params, [str(number) for number in self._numbers])
+        """See `Workers.make`; one chunk at a time per device.
 
-
-def encode_chunks(chunks: Sequence[Chunk], params: EncodeParams, devices: Sequence[str]) -> Generator[Event]:
-    """Encode chunks, one at a time per device. Closing the generator terminates all programs.
-
-    While ffmpeg finishes a chunk and its file is verified, the device already renders the next one.
-
-    Args:
-        chunks: The chunks to encode.
-        params: Parameters common to all chunks.
-        devices: The script's ``device`` argument for each worker.
-
-    Yields:
-        Progress, retries and finished chunks.
-
-    Raises:
-        EncodeError: A chunk failed twice.
-    """
-    scheduler = ChunkScheduler(chunks, params)
-    workers = [
-        threading.Thread(target=scheduler.work, args=(device,), daemon=True) for device in devices[: len(chunks)]
-    ]
-    for worker in workers:
-        worker.start()
-    working = len(workers)
-    try:
-        while working:
-            try:
-                event = scheduler.events.get(timeout=0.5)  # with a timeout, so that Ctrl-C is noticed while it waits
-            except queue.Empty:
-                continue
-            if event is None:
-                working -= 1
-            elif isinstance(event, BaseException):
-                raise event
-            else:
-                yield event
-    finally:
-        scheduler.stop()
+        While ffmpeg finishes a chunk and its file is verified, the device already renders the next one.
+        """
+        scheduler = ChunkScheduler(chunks, params)
+        devices = map(str, self._numbers[: len(chunks)])
+        workers = [threading.Thread(target=scheduler.work, args=(device,), daemon=True) for device in devices]
         for worker in workers:
-            worker.join()
+            worker.start()
+        working = len(workers)
+        try:
+            while working:
+                try:
+                    event = scheduler.events.get(timeout=0.5)  # so that Ctrl-C is noticed while it waits
+                except queue.Empty:
+                    continue
+                if event is None:
+                    working -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    yield event
+        finally:
+            scheduler.stop()
+            for worker in workers:
+                worker.join()
 
 
 class ChunkScheduler:
@@ -107,7 +91,7 @@ class ChunkScheduler:
         self._stopped = False
 
     def work(self, device: str) -> None:
-        """Encode chunks on one device until the queue is empty; then put None into `events`.
+        """Encode chunks on one device, the script's argument, until the queue is empty; then put None into `events`.
 
         Args:
             device: The script's ``device`` argument.
@@ -124,7 +108,7 @@ class ChunkScheduler:
                     finisher = None
                     continue
                 pipeline = self._start(chunk, device)
-                pipeline.feed(self._progress_reporter(chunk))
+                pipeline.feed(partial(self._report_progress, chunk))
                 if finisher is not None:
                     finisher.join()
                 finisher = threading.Thread(target=self._finish, args=(pipeline, attempts), daemon=True)
@@ -156,8 +140,8 @@ class ChunkScheduler:
             self._running.add(pipeline)
         return pipeline
 
-    def _progress_reporter(self, chunk: Chunk) -> Callable[[int], None]:
-        return lambda frames: self.events.put(ChunkProgress(chunk, frames))
+    def _report_progress(self, chunk: Chunk, frames: int) -> None:
+        self.events.put(ChunkProgress(chunk, frames))
 
     def _finish(self, pipeline: Pipeline, attempts: Attempts) -> None:
         """Wait for ffmpeg, verify the chunk and report it; if it failed, queue it again or report the error."""

@@ -28,6 +28,7 @@ TAG = "VSFDATRD"
 """Name of the container tag that identifies the settings with which a file was made."""
 
 _MIN_TICKS = 12000  # minimum ticks per second of the video time base
+_UNKNOWN_TYPE = "application/octet-stream"
 _AUDIO_PREROLL = Fraction(1, 10)  # seconds of audio before an edit list's start that decoders need as preroll
 
 
@@ -51,9 +52,14 @@ class MuxInputs:
     metadata: FrameMetadata
     """Metadata to insert into the frames if the codec can carry it."""
 
+    @property
+    def first_part(self) -> Path:
+        """The file of the first chunk, from which the stream gets its properties."""
+        return self.folder / self.parts[0].chunk.name
+
 
 def mux(inputs: MuxInputs, target: Path) -> list[str]:
-    """Mux the output, verify it by reading it back, and fsync it.
+    """Mux the output, verify it by reading it back, and fsync it. The file is removed on failure.
 
     Args:
         inputs: What to mux.
@@ -73,19 +79,18 @@ def mux(inputs: MuxInputs, target: Path) -> list[str]:
         except (av.error.InvalidDataError, av.error.ArgumentError):  # a damaged packet
             written = _write_streams(av, inputs, target, leave_out=True)
         if inputs.sar != 1:
-            _write_aspect(inputs, target)
+            _write_aspect(inputs, target, written.covers)
         missing = _verify_output(av, inputs, target, written)
         sync_file(target)
-    except (av.FFmpegError, OSError) as error:
+    except BaseException as error:
         target.unlink(missing_ok=True)
+        if not isinstance(error, (av.FFmpegError, OSError)):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise EncodeError(
             f"the parts cannot be joined in {target.parent} ({reason}); free some space there if it is full, "
             "then run the same command again: what is done is kept"
         ) from error
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
     return missing
 
 
@@ -101,6 +106,8 @@ class _Written:
     """Digest of the video packets."""
     refused: int
     """Number of packets that the muxer refused."""
+    covers: list[str]
+    """MIME type of each cover, see `_add_attachments`."""
 
 
 def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = False) -> _Written:
@@ -110,13 +117,12 @@ def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = F
     if leave_out:
         # Microseconds. Otherwise, the muxer buffers packets, and an error at the end loses those after the refused one.
         options["max_interleave_delta"] = "1"
-    first = inputs.folder / inputs.parts[0].chunk.name
     counts: dict[int, int] = {}
     refused = 0
     digest = hashlib.sha256()
     with (
         open_input(inputs.source.path) as source,
-        av.open(str(first)) as sample,
+        av.open(str(inputs.first_part)) as sample,
         av.open(str(target), "w", format=container, options=options) as out,
     ):
         video = out.add_stream_from_template(sample.streams.video[0], opaque=True)
@@ -138,13 +144,14 @@ def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = F
                 outputs[index] = out.add_stream_from_template(stream, opaque=True)
             outputs[index].metadata.update(_valid_tags(stream.metadata))
             outputs[index].disposition = stream.disposition
-        _add_attachments(av, out, source, inputs.selection)
+        covers = _add_attachments(av, inputs, out, source)
         out.metadata.update(_valid_tags(source.metadata) | {TAG: inputs.tag})
         out.set_chapters(_shift_chapters(source, inputs.source.origin))
         names = {output.index: streams.describe_stream(source.streams[index]) for index, output in outputs.items()}
         out.start_encoding()
         others = _other_packets(av, inputs, source, outputs, decoded)
-        for packet in _interleave_packets(_video_packets(av, inputs, video), others):
+        # Interleaved by time, so that the muxer has little to buffer.
+        for packet in heapq.merge(others, _video_packets(av, inputs, video), key=_packet_time):
             counts[packet.stream.index] = counts.get(packet.stream.index, 0) + _packet_amount(packet)
             if packet.stream.index == video.index:
                 digest.update(packet)
@@ -155,16 +162,18 @@ def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = F
                     raise
                 # This packet, or the one before it, which the muxer had buffered; `_verify_output` finds out which.
                 refused += 1
-    return _Written(counts, names, digest.digest(), refused)
+    return _Written(counts, names, digest.digest(), refused, covers)
 
 
-def _write_aspect(inputs: MuxInputs, target: Path) -> None:
-    """Remux with ffmpeg to set the container's aspect ratio, which PyAV cannot do."""
-    first = inputs.folder / inputs.parts[0].chunk.name
-    with require_av().open(str(first)) as sample:
+def _write_aspect(inputs: MuxInputs, target: Path, covers: Sequence[str]) -> None:
+    """Remux with ffmpeg to set the container's aspect ratio, which PyAV cannot do, and the MIME types of covers."""
+    with require_av().open(str(inputs.first_part)) as sample:
         size = sample.streams.video[0]
         aspect = inputs.sar * Fraction(size.width, size.height)
-    command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-c", "copy", "-map_metadata", "0"]
+    # -dn: data streams are chapters and timecodes, which the muxer writes from the metadata.
+    command = [ffmpeg(), "-v", "error", "-y", "-i", str(target), "-map", "0", "-dn", "-c", "copy", "-map_metadata", "0"]
+    for n, kind in enumerate(covers, len(inputs.selection.attached)):
+        command += [f"-metadata:s:t:{n}", f"mimetype={kind}"]
     command += ["-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}", "-movflags", "+faststart+use_metadata_tags"]
     with replace_file(target, durable=False) as with_aspect:
         run([*command, str(with_aspect)])
@@ -187,16 +196,21 @@ def _valid_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _add_attachments(av: Any, out: Any, source: Any, selection: Selection) -> None:
-    """Add the source's attachments, and its cover art as attachments."""
-    for index in selection.attached:
+def _add_attachments(av: Any, inputs: MuxInputs, out: Any, source: Any) -> list[str]:
+    """Add the source's attachments, then its cover art as attachments; return the MIME types of the covers."""
+    for index in inputs.selection.attached:
         stream = source.streams[index]
         name = stream.metadata.get("filename", f"attachment{index}")
-        out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
-    for index in selection.covers:
+        out.add_attachment(name, stream.mimetype or _UNKNOWN_TYPE, stream.data)
+    kinds = []
+    for index in inputs.selection.covers:
         with av.open(source.name) as reopened:  # a second container, so that the first keeps its position
             picture = next(iter(reopened.demux(reopened.streams[index])))
-            out.add_attachment(*streams.cover_attachment(reopened.streams[index], bytes(picture)))
+            name, kind, content = streams.cover_attachment(reopened.streams[index], bytes(picture))
+        # `_write_aspect` would make a second video of a picture. It sets the type afterwards.
+        out.add_attachment(name, kind if inputs.sar == 1 else _UNKNOWN_TYPE, content)
+        kinds.append(kind)
+    return kinds
 
 
 def _shift_chapters(source: Any, origin: Fraction) -> list[Any]:
@@ -213,16 +227,16 @@ def _video_packets(av: Any, inputs: MuxInputs, output: Any) -> Iterator[Any]:
     tick = _video_time_base(inputs.timing)
     reorder = max(record.reorder for record in inputs.parts)
     extradata = None
-    insert: Callable[[int, Any], Any] = _keep_packet
+    insert = None
     for record in inputs.parts:
         path = inputs.folder / record.chunk.name
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            header = strip_sei(bytes(stream.codec_context.extradata or b""), stream.codec_context.name)
+            complete_header = bytes(stream.codec_context.extradata or b"")
+            header = strip_sei(complete_header, stream.codec_context.name)
             if extradata is None:
                 extradata = header
-                codec = stream.codec_context.codec.canonical_name
-                insert = _metadata_inserter(av, inputs, codec, bytes(stream.codec_context.extradata or b""))
+                insert = _metadata_inserter(av, inputs, stream.codec_context.codec.canonical_name, complete_header)
             elif header != extradata:
                 raise EncodeError(
                     f"{path.name} was encoded with other headers than the first part; leave out options that make "
@@ -238,7 +252,8 @@ def _video_packets(av: Any, inputs: MuxInputs, output: Any) -> Iterator[Any]:
                 position = record.chunk.start + round(
                     (packet.pts - beginning) * Fraction(stream.time_base) * inputs.timing.rate
                 )
-                packet = insert(position, packet)
+                if insert is not None:
+                    packet = insert(position, packet)
                 packet.stream = output
                 packet.time_base = tick
                 packet.pts = round(inputs.timing.at(position) / tick)
@@ -249,17 +264,12 @@ def _video_packets(av: Any, inputs: MuxInputs, output: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _keep_packet(position: int, packet: Any) -> Any:
-    """Return the packet unchanged: the function for videos without metadata, see `_metadata_inserter`."""
-    return packet
-
-
-def _metadata_inserter(av: Any, inputs: MuxInputs, codec: str, header: bytes) -> Callable[[int, Any], Any]:
-    """Return a function of frame number and packet that inserts the source's metadata into the packet."""
+def _metadata_inserter(av: Any, inputs: MuxInputs, codec: str, header: bytes) -> Callable[[int, Any], Any] | None:
+    """Return a function of frame number and packet that inserts the source's metadata; None if there is none."""
     metadata = inputs.metadata
-    hdr = (metadata.display or metadata.light) and not has_hdr(inputs.folder / inputs.parts[0].chunk.name)
+    hdr = (metadata.display or metadata.light) and not has_hdr(inputs.first_part)
     if codec not in CODECS or not (hdr or metadata.captions):
-        return _keep_packet
+        return None
     captions = metadata.per_frame(inputs.timing, inputs.parts[-1].chunk.stop)
     insert_messages = make_inserter(codec, header)
 
@@ -315,9 +325,9 @@ def _other_packets(
         yield from audio.flush()
 
 
-def _interleave_packets(video: Iterator[Any], others: Iterator[Any]) -> Iterator[Any]:
-    """Interleave packets by time, so that the muxer has little to buffer."""
-    return heapq.merge(others, video, key=lambda packet: (packet.dts or 0) * Fraction(packet.time_base))
+def _packet_time(packet: Any) -> Fraction:
+    """Return a packet's decoding time in seconds."""
+    return (packet.dts or 0) * Fraction(packet.time_base)
 
 
 def _packet_amount(packet: Any) -> int:

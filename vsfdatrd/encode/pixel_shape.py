@@ -96,7 +96,7 @@ def choose_sar(shapes: Counter[Fraction], container: Fraction | None) -> tuple[F
         container: The SAR declared by the container; None if it declares none.
 
     Returns:
-        The SAR, and a sequence with a remark for the user if the frames disagree with each other or with the container.
+        The SAR, and remarks for the user if the frames disagree with each other or with the container.
     """
     declared = plausible_sar(container) if container else None
     if not shapes:

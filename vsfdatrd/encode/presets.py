@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from vsfdatrd.errors import ArgumentError
-from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
-
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov"}
 """Output suffixes and ffmpeg's names of the container formats."""
 
@@ -63,28 +60,8 @@ PRESETS = {preset.name: preset for preset in _PRESETS}
 """Every preset by its name."""
 
 
-def check_preset(preset: Preset, suffix: str, encoder: str) -> None:
-    """Check a preset against the container and the installed ffmpeg.
-
-    Args:
-        preset: The preset.
-        suffix: Suffix of the output, such as ``.mkv``.
-        encoder: ffmpeg's name of the encoder; it may differ from the preset's.
-
-    Raises:
-        ArgumentError: A file with this suffix cannot hold the preset's codec.
-        EncodeError: No ffmpeg has the encoder.
-    """
-    if suffix not in preset.suffixes:
-        raise ArgumentError(
-            f"the preset {preset.name} ({preset.about}) cannot be stored in a {suffix or 'nameless'} file; "
-            f"give an output that ends in {' or '.join(preset.suffixes)}"
-        )
-    ffmpeg(encoder)
-
-
 def selected_encoder(options: Sequence[str], default: str = "") -> str:
-    """Return the video encoder selected by ffmpeg options.
+    """Return the video encoder selected by ffmpeg options, of which the last counts; `default` if there is none.
 
     Args:
         options: ffmpeg options; the last of several selections counts.
@@ -93,18 +70,6 @@ def selected_encoder(options: Sequence[str], default: str = "") -> str:
     names = ("-c:v", "-codec:v", "-vcodec", "-c:v:0", "-codec:v:0")
     encoders = [value for option, value in itertools.pairwise(options) if option in names]
     return encoders[-1] if encoders else default
-
-
-def ffmpeg_version_for(encoder: str) -> str:
-    """Return the version string of the ffmpeg executable that has this encoder.
-
-    Args:
-        encoder: ffmpeg's name of the encoder.
-
-    Raises:
-        EncodeError: No ffmpeg has the encoder.
-    """
-    return ffmpeg_version(ffmpeg(encoder))
 
 
 def color_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:

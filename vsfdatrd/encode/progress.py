@@ -4,8 +4,6 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vsfdatrd.system.files import format_bytes
@@ -18,7 +16,7 @@ _LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events tha
 
 
 class Rate:
-    """Recent frame rate and estimated time remaining."""
+    """Recent frame rate and estimated time remaining, given the frames of the film and those of an earlier run."""
 
     def __init__(self, total: int, done: int) -> None:
         """Start counting.
@@ -31,7 +29,7 @@ class Rate:
         self._history: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
 
     def update(self, done: int) -> None:
-        """Record the number of finished frames.
+        """Record the number of finished frames; it decreases when a chunk is retried.
 
         Args:
             done: Number of frames; it decreases when a chunk is retried.
@@ -57,7 +55,7 @@ class Rate:
 
 
 class Reporter:
-    """Reports as plain lines on stderr; base class of the other reporters."""
+    """Reports as plain lines on a text stream, stderr by default; base class of the other reporters."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Report to a stream.
@@ -74,9 +72,7 @@ class Reporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def emit(self, event: str, text: str, **facts: Any) -> None:
@@ -102,7 +98,7 @@ class Reporter:
         self._next = time.monotonic() + _LINE_INTERVAL
 
     def frames(self, done: int, size: int) -> None:
-        """Report progress.
+        """Report the number of finished frames, and the bytes of the finished chunks.
 
         Args:
             done: Number of finished frames.
@@ -130,7 +126,7 @@ class Reporter:
 
 
 class JsonReporter(Reporter):
-    """Reports as JSON on stdout, one event per line."""
+    """Reports as JSON on a text stream, stdout by default, one event per line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Report to a stream.
@@ -142,7 +138,7 @@ class JsonReporter(Reporter):
 
     def emit(self, event: str, text: str, **facts: Any) -> None:
         """Write an object with the event, the text and the facts. See `Reporter.emit`."""
-        self._write({"event": event, "text": text, **facts})
+        self._write(event=event, text=text, **facts)
 
     def begin(self, total: int, done: int, device: str) -> None:
         """See `Reporter.begin`; the first progress is reported immediately."""
@@ -152,20 +148,17 @@ class JsonReporter(Reporter):
     def _progress(self, rate: Rate, size: int) -> None:
         if time.monotonic() >= self._next or rate.done == rate.total:
             self._next = time.monotonic() + 1
-            remaining = None if rate.remaining is None else round(rate.remaining, 1)
             self._write(
-                {
-                    "event": "progress",
-                    "frames": rate.done,
-                    "total": rate.total,
-                    "fps": round(rate.fps, 3),
-                    "seconds_left": remaining,
-                    "bytes": size,
-                    "device": self._device,
-                }
+                event="progress",
+                frames=rate.done,
+                total=rate.total,
+                fps=round(rate.fps, 3),
+                seconds_left=None if rate.remaining is None else round(rate.remaining, 1),
+                bytes=size,
+                device=self._device,
             )
 
-    def _write(self, event: Mapping[str, Any]) -> None:
+    def _write(self, **event: Any) -> None:
         # ASCII only, so that it is valid JSON with any encoding of stdout, and with file names that are not UTF-8.
         print(json.dumps(event, default=str), file=self._stream, flush=True)
 
@@ -180,26 +173,11 @@ class TerminalReporter(Reporter):
         from rich.table import Column
 
         self._console = Console(file=raw_stream(sys.stderr), highlight=False)
+        common: dict[str, Any] = {"console": self._console, "refresh_per_second": 4, "redirect_stdout": False}
         # On a narrow terminal the bar shrinks, so that the numbers are never cut off.
         numbers = TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True))
-        self._bar = Progress(
-            SpinnerColumn(),
-            TaskProgressColumn(),
-            BarColumn(None),
-            numbers,
-            console=self._console,
-            expand=True,
-            refresh_per_second=4,
-            redirect_stdout=False,
-        )
-        self._clock = Progress(
-            SpinnerColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,
-        )
+        self._bar = Progress(SpinnerColumn(), TaskProgressColumn(), BarColumn(None), numbers, expand=True, **common)
+        self._clock = Progress(SpinnerColumn(), TimeElapsedColumn(), transient=True, **common)
         self._task: Any = None
         self._numbers = ""
         self._clock_task: Any = None
@@ -259,7 +237,7 @@ class TerminalReporter(Reporter):
 
 
 def choose_reporter(as_json: bool) -> Reporter:
-    """Choose a reporter: JSON if requested, a progress bar on a terminal if rich is installed, otherwise plain lines.
+    """Return a reporter: JSON if requested, a progress bar on a terminal with rich, otherwise plain lines.
 
     Args:
         as_json: Whether ``--json`` was given.
@@ -275,7 +253,7 @@ def choose_reporter(as_json: bool) -> Reporter:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``.
+    """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``; None if it is unknown.
 
     Args:
         seconds: The duration; None if unknown.

@@ -14,7 +14,7 @@ class Chunk:
     """A range of frames that is encoded as one file."""
 
     number: int
-    """Chunk number, from 0."""
+    """From 0."""
     start: int
     """First frame."""
     stop: int
@@ -32,7 +32,7 @@ class Chunk:
 
 
 def plan_chunks(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
-    """Split a clip into chunks of about equal length; every frame is in exactly one chunk.
+    """Split a clip into chunks of about this many minutes, at least one; every frame is in exactly one chunk.
 
     A chunk starts where the picture changes most within 5 seconds (at most a quarter of a chunk) of its planned start.
     The last chunk is between 0.5 and 1.5 times as long as the others.
@@ -41,9 +41,6 @@ def plan_chunks(clip: Any, rate: Fraction, minutes: float) -> list[Chunk]:
         clip: A vapoursynth.VideoNode.
         rate: Frames per second.
         minutes: Length of a chunk in minutes.
-
-    Returns:
-        The chunks in order, at least one.
     """
     length = max(1, round(minutes * 60 * rate))
     count = max(1, round(clip.num_frames / length))
@@ -57,18 +54,12 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
     """Return the frame that differs most from the previous one, at most `reach` frames from `middle`."""
     import vapoursynth as vs
 
-    first = middle - reach
-    near = clip[first - 1 : middle + reach + 1] if first > 0 else clip[: middle + reach + 1]
-    offset = max(0, first - 1)
-    family = vs.RGB if clip.format.color_family == vs.RGB else vs.GRAY
-    color = {"matrix": 6} if family == vs.RGB else {}
-    small = near.resize.Bilinear(_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, format=vs.GRAY8, **color)
-    if small.num_frames < 2:
-        return middle
-    compared = small[1:].std.PlaneStats(small[:-1])
-    changes = [float(frame.props["PlaneStatsDiff"]) for frame in compared.frames(close=True)]
-    # among equal changes, the one nearest to the middle: in a still picture the cut stays where it was planned
-    return max(
-        (offset + 1 + n for n in range(len(changes))),
-        key=lambda n: (round(changes[n - offset - 1], 3), -abs(n - middle)),
+    first = max(1, middle - reach)
+    color = {"matrix": 6} if clip.format.color_family == vs.RGB else {}
+    small = clip[first - 1 : middle + reach + 1].resize.Bilinear(
+        _THUMBNAIL_SIDE, _THUMBNAIL_SIDE, format=vs.GRAY8, **color
     )
+    compared = small[1:].std.PlaneStats(small[:-1])
+    changes = {n: frame.props["PlaneStatsDiff"] for n, frame in enumerate(compared.frames(close=True), first)}
+    # among equal changes, the one nearest to the middle: in a still picture the cut stays where it was planned
+    return max(changes, key=lambda n: (round(changes[n], 3), -abs(n - middle)))

@@ -1,13 +1,14 @@
 """The VapourSynth script that vspipe runs: source, field processing, crop, upscaling, conversion for the encoder."""
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vsfdatrd import __version__
 from vsfdatrd.encode.crop import Borders
 from vsfdatrd.encode.field_detection import Fields
+from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import vapoursynth_path
 
 _HEAD = """\
@@ -51,24 +52,8 @@ clip = core.bwdif.Bwdif(clip, field={order})
 """
 
 
-@dataclass(frozen=True, slots=True)
-class UpscaleArguments:
-    """Arguments of ``core.fdatrd.upscale`` in the script, and properties of the output frames."""
-
-    model: str
-    backend: str
-    precision: str
-    chroma_filter: str
-    format: str
-    """VapourSynth's name of the output format."""
-    size: tuple[int, int] | None
-    """Width and height to resize to for square pixels; None to keep the upscaled size."""
-    sar: Fraction
-    """Sample aspect ratio of the output."""
-
-
 def preparation_script(
-    path: Path, video: int, index: Path | None, fields: Fields, crop: Borders, device: str, version: str
+    path: Path, video: int, index: Path | None, fields: Fields, crop: Borders, device: str, threads: int = 0
 ) -> str:
     """Return the first part of the script, which defines ``clip``: the frames ready to be upscaled.
 
@@ -79,14 +64,13 @@ def preparation_script(
         fields: Field processing to apply.
         crop: Borders to remove.
         device: Default of the script's ``device`` argument: GPU numbers separated by commas.
-        version: Version of vsfdatrd, for the header comment.
-
-    Returns:
-        The text of the script.
+        threads: Threads in which BestSource decodes; 0 for one for each CPU.
     """
-    cache = f", cachemode=4, cachepath={vapoursynth_path(index)!r}" if index else ""
-    text = _HEAD.format(version=version, device=device)
-    text += f"\nclip = core.bs.VideoSource({vapoursynth_path(path)!r}, track={video}, showprogress=0{cache})\n"
+    options = f"track={video}, threads={threads}, showprogress=0"
+    if index:
+        options += f", cachemode=4, cachepath={vapoursynth_path(index)!r}"
+    text = _HEAD.format(version=__version__, device=device)
+    text += f"\nclip = core.bs.VideoSource({vapoursynth_path(path)!r}, {options})\n"
     order = int(fields.top_first)
     padding = fields.padding if fields.kind != "progressive" else 0
     if padding:
@@ -106,30 +90,31 @@ def preparation_script(
     return text
 
 
-def upscaling_script(up: UpscaleArguments, rate: Fraction) -> str:
+def upscaling_script(
+    settings: Settings, model: str, size: tuple[int, int] | None, sar: Fraction, rate: Fraction
+) -> str:
     """Return the rest of the script, after `preparation_script`: upscaling, resizing, frame properties and output.
 
     Args:
-        up: Arguments of the upscaling, and properties of the output.
+        settings: What to encode and how.
+        model: The model as it appears in the script.
+        size: Width and height to resize to for square pixels; None to keep the upscaled size.
+        sar: Sample aspect ratio of the output.
         rate: Frames per second; the mean if the rate is variable.
-
-    Returns:
-        The text to append.
     """
-    options = f"model={_model_argument(up.model)!r}, backend={up.backend!r}, precision={up.precision!r}, device=device"
-    if up.chroma_filter != "none":
-        options += f", chroma_filter={up.chroma_filter!r}"
+    options = f"model={_model_argument(model)!r}, backend={settings.backend!r}, precision={settings.precision!r}"
+    options += ", device=device"
+    if settings.chroma_filter != "none":
+        options += f", chroma_filter={settings.chroma_filter!r}"
     text = "\n"
-    if up.size is None:
-        text += f"clip = core.fdatrd.upscale(clip, {options}, format={up.format!r})\n"
+    form = settings.selected_preset.format
+    if size is None:
+        text += f"clip = core.fdatrd.upscale(clip, {options}, format={form!r})\n"
     else:
-        width, height = up.size
-        deep = up.format.rstrip("0123456789") + "16"
-        text += f"clip = core.fdatrd.upscale(clip, {options}, format={deep!r})\n"
-        text += (
-            f'clip = clip.resize.Spline36({width}, {height}, format=vs.{up.format}, dither_type="error_diffusion")\n'
-        )
-    text += f"clip = core.std.SetFrameProps(clip, _SARNum={up.sar.numerator}, _SARDen={up.sar.denominator})\n"
+        width, height = size
+        text += f"clip = core.fdatrd.upscale(clip, {options}, format={form.rstrip('0123456789') + '16'!r})\n"
+        text += f'clip = clip.resize.Spline36({width}, {height}, format=vs.{form}, dither_type="error_diffusion")\n'
+    text += f"clip = core.std.SetFrameProps(clip, _SARNum={sar.numerator}, _SARDen={sar.denominator})\n"
     text += f"clip = core.std.AssumeFPS(clip, fpsnum={rate.numerator}, fpsden={rate.denominator})\n"
     return text + "clip.set_output()\n"
 
@@ -149,7 +134,7 @@ def without_devices(text: str) -> str:
 
 
 def with_index(text: str, before: Path, after: Path) -> str:
-    """Replace the path of BestSource's index, for a machine that stores it elsewhere.
+    """Replace the path prefix of BestSource's index in a script, for a machine that stores it elsewhere.
 
     Args:
         text: A script made by `preparation_script`.

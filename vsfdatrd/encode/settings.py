@@ -1,5 +1,6 @@
 """The user's settings for an encode, validated as far as possible without reading the source."""
 
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsfdatrd.encode import field_detection, presets
+from vsfdatrd.encode.bitstream import codec_of
 from vsfdatrd.encode.crop import Borders, parse_borders
+from vsfdatrd.encode.input_file import require_av
 from vsfdatrd.encode.presets import CONTAINERS, PRESETS, Preset
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.system.files import max_name_bytes
+from vsfdatrd.system.programs import ffmpeg
 
 MIN_MINUTES, MAX_MINUTES = 0.01, 240.0
 
@@ -74,7 +78,7 @@ class Settings:
 
     @property
     def selected_preset(self) -> Preset:
-        """The selected preset."""
+        """The `Preset` of this name."""
         return PRESETS[self.preset]
 
     @property
@@ -128,9 +132,6 @@ def pair_outputs(paths: list[Path], folder: Path | None) -> list[tuple[Path, Pat
         paths: Positional paths of the command line.
         folder: The folder given with ``--out``; None if `paths` is one input and one output.
 
-    Returns:
-        Pairs of input and output path.
-
     Raises:
         ArgumentError: The number of paths is wrong, or an output cannot be used.
     """
@@ -172,8 +173,24 @@ def check_ffmpeg(settings: Settings, targets: list[Path]) -> None:
         targets: All output files.
 
     Raises:
-        ArgumentError: A container cannot hold the preset's codec.
-        EncodeError: No ffmpeg has the encoder.
+        ArgumentError: A container cannot hold the codec.
+        EncodeError: No ffmpeg has the encoder, or PyAV is not installed.
     """
+    av = require_av()
+    preset = settings.selected_preset
+    try:
+        codec = av.Codec(settings.encoder, "w").canonical_name
+    except ValueError:  # PyAV's ffmpeg lacks the encoder
+        codec = codec_of(settings.encoder)
     for suffix in {target.suffix.lower() for target in targets}:
-        presets.check_preset(settings.selected_preset, suffix, settings.encoder)
+        if suffix not in preset.suffixes:
+            raise ArgumentError(
+                f"the preset {preset.name} ({preset.about}) cannot be stored in a {suffix} file; "
+                f"give an output that ends in {' or '.join(preset.suffixes)}"
+            )
+        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as file:
+            if codec and codec not in file.supported_codecs:
+                raise ArgumentError(
+                    f"a {suffix} file cannot hold what {settings.encoder} encodes; give another output or encoder"
+                )
+    ffmpeg(settings.encoder)

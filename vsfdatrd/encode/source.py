@@ -5,13 +5,14 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from vsfdatrd.encode.input_file import INSTALL_COMMAND, VideoTrack, require_av, video_track
+from vsfdatrd.encode.input_file import INSTALL_COMMAND, VideoTrack, require_av, video_track, with_repair_advice
 from vsfdatrd.encode.pixel_shape import choose_sar, pixel_shapes
 from vsfdatrd.encode.survey import Survey, survey_clip
 from vsfdatrd.encode.timestamps import NO_TIMESTAMP, fill_gaps
@@ -38,6 +39,8 @@ class Source:
     """Timestamp of the start of the file in seconds: the earliest start of all its streams."""
     video: int
     """Index of the video stream in the file."""
+    threads: int
+    """Threads in which BestSource decodes; 0 for one for each CPU."""
     rate: Fraction
     """Declared frame rate, frames per second."""
     survey: Survey
@@ -57,9 +60,6 @@ def open_source(path: Path, index: Path | None) -> Source:
         path: The file.
         index: Path prefix of BestSource's index, so that later processes can reuse it; None for BestSource's default.
 
-    Returns:
-        The source.
-
     Raises:
         ArgumentError: The file is not a readable video.
         ClipError: Frame size or format changes, or frames cannot be decoded.
@@ -67,18 +67,13 @@ def open_source(path: Path, index: Path | None) -> Source:
     """
     import vapoursynth as vs
 
-    av = require_av()
     check_plugins(vs.core)
     track = find_track(path)
     clip, stamps, base = read_frames(path, track, index)
-    try:
+    with explain_damage(path):
         check_constant_format(path, clip)
         sample = survey_clip(clip)
-    except vs.Error as error:
-        raise ClipError(
-            f"frames of {str(path)!r} cannot be decoded ({error}); the file may be damaged: copy it again, "
-            "or let ffmpeg repair it (ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"
-        ) from error
+        shapes = pixel_shapes(path, track.index, len(stamps))
     remarks = [f"the video is stream {track.index}, {track.why} of several"] if track.why else []
     if missing := stamps.count(NO_TIMESTAMP):
         remarks.append(f"{missing} of {len(stamps)} frames have no timestamps; they are spread evenly")
@@ -86,14 +81,29 @@ def open_source(path: Path, index: Path | None) -> Source:
     stamps = fill_gaps(stamps, 1 / (rate * base))
     first = stamps[0] * base
     origin = first if track.start is None else min(first, track.start)
-    try:
-        sar, sar_remarks = choose_sar(pixel_shapes(path, track.index, len(stamps)), track.sar)
-    except av.FFmpegError as error:
-        raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
+    sar, sar_remarks = choose_sar(shapes, track.sar)
     remarks += sar_remarks
     if (clip.width, clip.height) == track.size[::-1] != track.size:  # BestSource applied the file's rotation tag
         sar = 1 / sar
-    return Source(path, clip, stamps, base, sar, origin, track.index, rate, sample, remarks)
+    return Source(path, clip, stamps, base, sar, origin, track.index, track.threads, rate, sample, remarks)
+
+
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Raise errors with advice in place of those of BestSource and ffmpeg, while a source is read.
+
+    Raises:
+        ClipError: A frame cannot be decoded.
+        ArgumentError: The file cannot be read.
+    """
+    import vapoursynth as vs
+
+    try:
+        yield
+    except vs.Error as error:
+        raise ClipError(with_repair_advice(f"frames of {str(path)!r} cannot be decoded: {error}")) from error
+    except require_av().FFmpegError as error:
+        raise ArgumentError(f"{str(path)!r} cannot be read to its end ({error.strerror}); copy it again") from error
 
 
 def find_track(path: Path) -> VideoTrack:
@@ -138,7 +148,12 @@ def read_frames(path: Path, track: VideoTrack, index: Path | None) -> tuple[Any,
     logger.setLevel(logging.ERROR)  # VapourSynth warns that the function does not declare its timestamps output
     try:
         opened: Any = vs.core.bs.VideoSource(
-            vapoursynth_path(path), track=track.index, exporttimestamps=1, showprogress=0, **cache
+            vapoursynth_path(path),
+            track=track.index,
+            threads=track.threads,
+            exporttimestamps=1,
+            showprogress=0,
+            **cache,
         )
     except vs.Error as error:
         raise ArgumentError(_refusal_message(path, str(error).removeprefix("VideoSource: "))) from error
@@ -197,7 +212,7 @@ def vapoursynth_path(path: Path) -> str | bytes:
 
 
 def check_constant_format(path: Path, clip: Any) -> None:
-    """Check that all frames of a clip have one size and format.
+    """Check that all frames of a clip (a vapoursynth.VideoNode) of this file have one size and format.
 
     Args:
         path: The file, for the message.
@@ -207,7 +222,7 @@ def check_constant_format(path: Path, clip: Any) -> None:
         ClipError: Size or format changes within the clip.
         vs.Error: A frame cannot be decoded.
     """
-    if clip.width and clip.height and clip.format and clip.format.id:  # 0 or None if variable
+    if clip.width and clip.format.id:  # 0 if variable
         return
     forms = survey_clip(clip).forms.most_common()
     width, _, height = forms[0][0].split()[0].partition("×")
@@ -241,7 +256,7 @@ def frame_rate(clip: Any, stamps: Sequence[int], base: Fraction, track: VideoTra
 
 
 def check_plugins(core: Any) -> None:
-    """Check that VapourSynth has the plugins that scripts use.
+    """Check that a vapoursynth.Core has the plugins that scripts use.
 
     Args:
         core: The vapoursynth.Core.
@@ -262,9 +277,6 @@ def file_identity(path: Path) -> dict[str, str | int]:
 
     Returns:
         ``size`` in bytes, modification time ``changed`` in ns, and the SHA-256 of the first and last MiB as ``edges``.
-
-    Raises:
-        OSError: The file cannot be read.
     """
     status = path.stat()
     digest = hashlib.sha256()

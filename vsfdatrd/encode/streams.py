@@ -48,9 +48,6 @@ def choose_streams(source: Path, video: int, container: str) -> Selection:
         video: Index of the encoded video stream, which is skipped.
         container: ffmpeg's name of the output format.
 
-    Returns:
-        The streams to copy or convert, and those to drop.
-
     Raises:
         av.FFmpegError: The source cannot be opened.
     """
@@ -132,9 +129,8 @@ def _can_copy(av: Any, stream: Any, container: str, packets: Sequence[Any]) -> b
 
 def _can_convert(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the subtitles as text and encode them in the container's format."""
-    if stream.codec_context is None or not stream.codec_context.codec.text_sub:
-        return False
-    return _accepts_header(av, container, lambda file: add_converted_stream(file, stream, container))
+    is_text = stream.codec_context is not None and stream.codec_context.codec.text_sub
+    return is_text and _accepts_header(av, container, lambda file: add_converted_stream(file, stream, container))
 
 
 def _can_decode(av: Any, stream: Any, container: str) -> bool:
@@ -154,15 +150,12 @@ def _accepts_header(av: Any, container: str, add_stream: Callable[[Any], Any]) -
 
 
 def add_converted_stream(out: Any, stream: Any, container: str) -> Any:
-    """Add an output stream for text subtitles converted from a source stream.
+    """Add an output stream for text subtitles converted from a source stream, whose decoder is opened.
 
     Args:
         out: The PyAV output container.
         stream: The source's subtitle stream; its decoder is opened.
         container: ffmpeg's name of the output format.
-
-    Returns:
-        The new output stream.
 
     Raises:
         av.FFmpegError, ValueError: The subtitles cannot be decoded or encoded.
@@ -175,7 +168,7 @@ def add_converted_stream(out: Any, stream: Any, container: str) -> Any:
 
 
 def convert_packet(av: Any, packet: Any, output: Any) -> Any:
-    """Convert one subtitle packet.
+    """Convert one packet of the source's subtitles for the stream added by `add_converted_stream`.
 
     Args:
         av: The PyAV module.
@@ -203,14 +196,11 @@ def convert_packet(av: Any, packet: Any, output: Any) -> Any:
 
 
 def cover_attachment(stream: Any, packet: bytes) -> tuple[str, str, bytes]:
-    """Return cover art as an attachment.
+    """Return file name, MIME type and content of cover art: a video stream whose only packet is the image file.
 
     Args:
         stream: The PyAV video stream of the cover.
         packet: Its only packet, which is the image file.
-
-    Returns:
-        File name, MIME type and content of the attachment.
     """
     name, kind = _COVER_NAMES[stream.name]
     return stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), packet

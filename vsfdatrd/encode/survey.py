@@ -24,7 +24,7 @@ class Survey:
 
 
 def sample_windows(frames: int) -> Sequence[range]:
-    """Return the frame ranges to sample, spread evenly; a short clip is one range with all frames.
+    """Return the frame ranges to sample, spread evenly over a clip; a short clip is one range with all frames.
 
     Args:
         frames: Number of frames of the clip.
@@ -38,13 +38,10 @@ def sample_windows(frames: int) -> Sequence[range]:
 
 
 def survey_clip(clip: Any) -> Survey:
-    """Read the properties of sampled frames.
+    """Read the properties of sampled frames of a clip (a vapoursynth.VideoNode).
 
     Args:
         clip: A vapoursynth.VideoNode.
-
-    Returns:
-        The field flags, sizes and formats.
 
     Raises:
         vs.Error: A frame cannot be decoded.

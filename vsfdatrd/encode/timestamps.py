@@ -37,9 +37,8 @@ def fill_gaps(stamps: Sequence[int], duration: Fraction) -> list[int]:
         stamped.append((n, stamp))
     if not stamped:
         return [round(n * duration) for n in range(len(stamps))]
-    result: list[int] = []
     first, begin = stamped[0]
-    result += (begin - round((first - n) * duration) for n in range(first))
+    result = [begin - round((first - n) * duration) for n in range(first)]
     for (before, start), (after, stop) in itertools.pairwise(stamped):
         result += (start + (stop - start) * (n - before) // (after - before) for n in range(before, after))
     last, end = stamped[-1]
@@ -48,7 +47,7 @@ def fill_gaps(stamps: Sequence[int], duration: Fraction) -> list[int]:
 
 
 def clock_reset_error(stream: str, seconds: Fraction) -> EncodeError:
-    """Return the error for a stream whose timestamps go back.
+    """Return the error for a stream whose timestamps go back after `seconds` on the source's clock.
 
     Args:
         stream: A short description of the stream.

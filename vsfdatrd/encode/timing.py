@@ -1,11 +1,11 @@
 """Presentation times of frames: a constant rate if the timestamps fit one, otherwise the file's timestamps."""
 
 import itertools
-import statistics
-from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+import numpy as np
 
 from vsfdatrd.encode.field_detection import Fields
 from vsfdatrd.encode.source import Source
@@ -17,6 +17,7 @@ COMMON_RATES = (
 )
 """Common frame rates, frames per second."""
 _JITTER = Fraction(1, 50)  # seconds: pulldown flags move frames by up to half a field, containers round to milliseconds
+_ROUNDING = 1e-6  # seconds: more than float64 loses in a film, so that what is exactly within the tolerance still is
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Timing:
     """Time of each frame in seconds after the first one; None if the rate is constant."""
 
     def at(self, number: int) -> Fraction:
-        """Return when a frame is shown, in seconds after the start of the file.
+        """Return when a frame is shown, in seconds after the start of the file; extrapolated for negative numbers.
 
         Args:
             number: Frame number; negative numbers extrapolate before the first frame.
@@ -55,17 +56,12 @@ def format_rate(rate: Fraction) -> str:
 
 
 def compute_timing(source: Source, fields: Fields, frames: int) -> Timing:
-    """Compute the presentation times of the prepared clip.
-
-    Inverse telecine leaves four of every five source frames; they are spread evenly over the time of the five.
+    """Compute the presentation times of the frames of a prepared clip: `frames` after field processing.
 
     Args:
         source: The source, with the timestamps of its frames.
         fields: The field processing that was applied.
         frames: Number of frames after field processing.
-
-    Returns:
-        The times of the prepared frames.
 
     Raises:
         ClipError: Timestamps repeat or go backward.
@@ -84,8 +80,8 @@ def compute_timing(source: Source, fields: Fields, frames: int) -> Timing:
     rate = constant_rate(times, fields.rate(source.rate))
     if rate is not None:
         return Timing(rate, start)
-    mean = Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
-    return Timing(mean, start, tuple(times))
+    mean = ((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
+    return Timing(mean or Fraction(1, 1001), start, tuple(times))
 
 
 def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | None:
@@ -102,24 +98,21 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
     """
     if len(times) < 2:
         return declared
-    # Candidates: the nearest common rates, then the declared one.
     mean = (len(times) - 1) / (times[-1] - times[0])
-    ordered = sorted(COMMON_RATES)
-    at = bisect(ordered, mean)
-    near = sorted(ordered[max(0, at - 2) : at + 2], key=lambda rate: abs(rate - mean))
+    near = sorted(COMMON_RATES, key=lambda rate: abs(rate - mean))[:4]
+    seconds, numbers = np.array(times, float), np.arange(len(times))
     fitting: list[tuple[float, Fraction]] = []
     for rate in (*near, declared):
-        tolerance = min(_JITTER, 1 / rate / 2)
-        errors = [time - n / rate for n, time in enumerate(times)]
-        if max(errors) - min(errors) <= 2 * tolerance and max(map(abs, errors)) <= 2 * tolerance:
+        tolerance = 2 * min(_JITTER, 1 / rate / 2) + _ROUNDING
+        errors = seconds - numbers / float(rate)
+        if np.ptp(errors) <= tolerance and np.abs(errors).max() <= tolerance:
             # In a short clip several rates fit; take the one with the smallest total deviation from the median error.
-            middle = statistics.median(errors)
-            fitting.append((float(sum(abs(error - middle) for error in errors)), rate))
+            fitting.append((float(np.abs(errors - np.median(errors)).sum()), rate))
     return min(fitting, key=lambda fit: fit[0])[1] if fitting else None
 
 
 def _four_of_five(times: Sequence[Fraction], frames: int, rate: Fraction) -> list[Fraction]:
-    """Return the times of the frames that VDecimate keeps."""
+    """Return the times of the frames that VDecimate keeps: four, spread evenly over the time of five source frames."""
     result = []
     for n in range(frames):
         cycle, step = divmod(n, 4)

@@ -13,15 +13,12 @@ _TIMEOUT = 3600.0  # seconds; includes building the engine, which is slow on a C
 
 
 def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
-    """Render the first frame of a script, which also builds its engine.
+    """Render the first frame of a script, which also builds its engine; return its color properties, as H.273 numbers.
 
     Args:
         script: The VapourSynth script.
         device: The script's ``device`` argument: GPU numbers separated by commas.
         props_file: File into which vspipe writes the frame properties as JSON.
-
-    Returns:
-        The color properties of the frame, as H.273 numbers.
 
     Raises:
         EncodeError: vspipe failed or took more than an hour; the message has its output.
@@ -36,7 +33,7 @@ def first_frame(script: Path, device: str, props_file: Path) -> dict[str, int]:
         raise EncodeError("the first frame took more than an hour; try a smaller model") from error
     if done.returncode:
         lines = stderr_lines(done)
-        ours = [line[line.index(PREFIX) + len(PREFIX) :] for line in lines if PREFIX in line]
+        ours = [line.partition(PREFIX)[2] for line in lines if PREFIX in line]
         raise EncodeError(f"the first frame failed: {(ours or lines or ['vspipe printed no message'])[-1]}")
     props = json.loads(props_file.read_text(encoding="utf-8"))[0]
     return {name: int(props[name]) for name in _COLOR_PROPERTIES if name in props}

@@ -29,7 +29,6 @@ class ChunkInputs:
     encoder: str
     """ffmpeg's name of the video encoder."""
     script: Path
-    """The VapourSynth script."""
     index: Path
     """Path prefix of BestSource's index files."""
 
@@ -48,7 +47,6 @@ class ChunkRetry:
 
     chunk: Chunk
     error: FdatrdError
-    """Why it failed."""
 
 
 type Event = ChunkProgress | ChunkRetry | DoneChunk
@@ -64,15 +62,12 @@ class Attempts:
     """Deaths of the worker or the machine, which are rarely caused by the chunk."""
 
     def retry(self, chunk: Chunk, error: EncodeError, lost: bool = False) -> ChunkRetry:
-        """Count a failure.
+        """Count a failure, or a loss of the worker or the machine; return the event that announces the next attempt.
 
         Args:
             chunk: The chunk.
             error: The reason.
             lost: Whether the worker or the machine died.
-
-        Returns:
-            The event that announces the next attempt.
 
         Raises:
             EncodeError: `error`, after `MAX_CHUNK_FAILURES` failures or `MAX_CHUNK_LOSSES` losses.
@@ -113,9 +108,6 @@ class Workers(Protocol):
             inputs: Inputs of the encode.
             chunks: The chunks to encode.
             params: Parameters common to all chunks.
-
-        Yields:
-            Progress, retries and finished chunks.
 
         Raises:
             EncodeError: A chunk failed too often.

@@ -31,7 +31,7 @@ _JOURNAL = "journal.json"
 
 
 class Workspace:
-    """The folder of one output, locked."""
+    """The folder of one output, locked by `open_workspace`."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         """Define the paths of the files in the folder; nothing is created.
@@ -48,13 +48,10 @@ class Workspace:
         self.joined = folder / f"joined{target.suffix.lower()}"
 
     def journal(self, report: Callable[[str], None]) -> Journal:
-        """Open the journal. A damaged one is reported and deleted, together with all chunks.
+        """Open the journal, or start one. A damaged one is reported and deleted, together with all chunks.
 
         Args:
             report: Receives a message if the journal is damaged.
-
-        Returns:
-            The journal; empty if there was none.
 
         Raises:
             EncodeError: The journal cannot be read.
@@ -146,7 +143,7 @@ def _list_contents(folder: Path) -> Iterator[Path]:
 
 
 def resume_chunks(workspace: Workspace, journal: Journal, params: EncodeParams) -> list[DoneChunk]:
-    """Return the finished chunks whose files are unchanged; remove other files and their records.
+    """Return the finished chunks whose files are unchanged, in order; remove other files and their records.
 
     Chunks whose files are complete but not recorded are verified and recorded.
 
@@ -154,9 +151,6 @@ def resume_chunks(workspace: Workspace, journal: Journal, params: EncodeParams) 
         workspace: The working folder.
         journal: Its journal, which is updated.
         params: Parameters common to all chunks.
-
-    Returns:
-        The finished chunks, in order.
 
     Raises:
         EncodeError: The journal cannot be written.
@@ -171,14 +165,15 @@ def resume_chunks(workspace: Workspace, journal: Journal, params: EncodeParams) 
             del missing[record.chunk.number]
         else:
             path.unlink(missing_ok=True)  # damaged; otherwise `_accept_unrecorded` would accept it as complete
-    result = [unverified for chunk in missing.values() if (unverified := _accept_unrecorded(workspace, chunk, params))]
+    unrecorded = [_accept_unrecorded(workspace, chunk, params) for chunk in missing.values()]
+    accepted = [record for record in unrecorded if record]
     journal.forget(*missing.values())
-    journal.add(*result)
-    valid += result
+    journal.add(*accepted)
+    valid += accepted
     names = {record.chunk.name for record in valid}
-    for entry in os.scandir(workspace.chunks):
-        if entry.name not in names:
-            Path(entry.path).unlink(missing_ok=True)
+    for path in workspace.chunks.iterdir():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
     return sorted(valid, key=lambda record: record.chunk.number)
 
 

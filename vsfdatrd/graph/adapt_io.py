@@ -1,5 +1,6 @@
 """Convert any ONNX network to the form engines read: float32 planes in [0, 1] at input and output, one fixed size."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,9 +31,6 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
     graph = inner.graph
     _rename(graph, "net/")
     by_name = {value.name: value for value in graph.input}
-    frame = by_name[f"net/{config.input}"]
-    kinds = {name: value.type.tensor_type.elem_type for name, value in by_name.items()}
-    count = config.channels
     before: list[NodeProto] = []
     constants: list[TensorProto] = []
 
@@ -47,39 +45,34 @@ def wrap_io(model: onnx.ModelProto, config: OnnxConfig, height: int, width: int)
 
     def into(x: str, value: onnx.ValueInfoProto, layout: Layout) -> None:
         """Convert (1, C, H, W) in [0, 1] to the form that an input of the network takes."""
-        end = value.name
+        end, kind = value.name, value.type.tensor_type.elem_type
         if config.margin:
             around = [0, 0, config.margin, config.margin]
             x = op(before, "Pad", (x, constant(around * 2)), f"{end}/padded", mode="edge")
         if config.range == "255":
             x = op(before, "Mul", (x, constant(255, np.float32)), f"{end}/scaled")
-        if kinds[end] != TensorProto.FLOAT:
-            if kinds[end] == TensorProto.UINT8:
+        if kind != TensorProto.FLOAT:
+            if kind == TensorProto.UINT8:
                 x = op(before, "Clip", (x, constant(0, np.float32), constant(255, np.float32)), f"{end}/limited")
                 x = op(before, "Round", (x,), f"{end}/rounded")
-            x = op(before, "Cast", (x,), f"{end}/cast", to=kinds[end])
+            x = op(before, "Cast", (x,), f"{end}/cast", to=kind)
         if layout == "NHWC":
             op(before, "Transpose", (x,), end, perm=[0, 2, 3, 1])
         else:
             op(before, "Identity", (x,), end)
 
-    x, channels = "input", {1: 1, 2: 3, 3: 3}[count]
+    x, channels = "input", 1 if config.channels == 1 else 3
     rows = config.style_rows(height, width)
     if size := config.style_size(height, width):
-        style_height, style_width = size
-        x = op(before, "Slice", ("input", constant([0]), constant([height]), constant([2])), "end/frame")
-        style_rows = op(
-            before, "Slice", ("input", constant([height]), constant([height + rows]), constant([2])), "end/below"
-        )
-        flat = op(before, "Reshape", (style_rows, constant([1, channels, rows * width])), "end/flat")
-        flat = op(
-            before, "Slice", (flat, constant([0]), constant([style_height * style_width]), constant([2])), "end/pixels"
-        )
-        style = op(before, "Reshape", (flat, constant([1, channels, style_height, style_width])), "end/style")
+        x = op(before, "Slice", ("input", *map(constant, ([0], [height], [2]))), "end/frame")
+        style = op(before, "Slice", ("input", *map(constant, ([height], [height + rows], [2]))), "end/below")
+        style = op(before, "Reshape", (style, constant([1, channels, rows * width])), "end/flat")
+        style = op(before, "Slice", (style, *map(constant, ([0], [math.prod(size)], [2]))), "end/pixels")
+        style = op(before, "Reshape", (style, constant([1, channels, *size])), "end/style")
         into(style, by_name[f"net/{config.style}"], config.style_layout)
-    if count == 2:  # the network takes U and V only: drop Y
+    if config.channels == 2:  # the network takes U and V only: drop Y
         x = op(before, "Slice", (x, constant([1]), constant([3]), constant([1])), "end/chroma")
-    into(x, frame, config.layout)
+    into(x, by_name[f"net/{config.input}"], config.layout)
 
     after: list[NodeProto] = []
     y = f"net/{config.output}"

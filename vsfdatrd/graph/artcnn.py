@@ -13,11 +13,9 @@ import numpy as np
 import onnx
 
 from vsfdatrd.archs.artcnn import ArtCnnConfig, layer_names
-from vsfdatrd.graph.builder import Name, Writer
+from vsfdatrd.graph.builder import FLOAT32, Name, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
-
-FLOAT32 = np.float32
 
 
 def write(
@@ -102,9 +100,8 @@ class _Network:
             last = self.weights[f"{self.last}.weight"]
             biases = self.weights[f"{self.first}.bias"] + self.weights[f"{self.closing}.bias"]
             bias = self.weights[f"{self.last}.bias"] + last.sum((2, 3)) @ biases
-            of_image = g.conv(
-                "input", _compose_kernels(self.weights[f"{self.first}.weight"], last), bias, dtype=FLOAT32
-            )
+            first = _compose_kernels(self.weights[f"{self.first}.weight"], last)
+            of_image = g.conv("input", first, bias, dtype=FLOAT32)
             of_body = g.conv(y, _compose_kernels(self.weights[f"{self.closing}.weight"], last))
             out = g.op("Add", of_image, self._full(of_body))
         with g.name_scope("border"):

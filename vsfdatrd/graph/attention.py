@@ -10,11 +10,10 @@ import math
 import numpy as np
 
 from vsfdatrd.archs.fdat_rd import FdatFamilyConfig
-from vsfdatrd.graph.builder import Name, Side, Writer
+from vsfdatrd.graph.builder import FLOAT32, Name, Side, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.weights import Array, Weights
 
-FLOAT32 = np.float32
 MAX_CHUNK_TOKENS = 1536
 """Largest number of tokens in a chunk."""
 MAX_FP16_SUM = 60000.0
@@ -22,15 +21,7 @@ MAX_FP16_SUM = 60000.0
 
 
 class Attention:
-    """Writes attention over the tokens of a map.
-
-    Args:
-        g: The graph.
-        config: The configuration.
-        target: The engine to write for.
-        height: Height of the map in tokens.
-        width: Width of the map in tokens.
-    """
+    """Writes attention over the tokens of a map, whose height and width are in tokens."""
 
     def __init__(self, g: Writer, config: FdatFamilyConfig, target: GraphTarget, height: Side, width: Side) -> None:
         self.g, self.config, self.target = g, config, target
@@ -50,17 +41,13 @@ class Attention:
             n: Normalized tokens (N, C).
             weights: Tensors of the attention module.
             window: (height, width) of the window in tokens.
-
-        Returns:
-            Tokens (N, C).
         """
         g, c = self.g, self.config.embed_dim
         wh, ww = window
         padded_height, padded_width = self._filled(self.height, wh), self._filled(self.width, ww)
         if continued := (padded_height, padded_width) != (self.height, self.width):
-            ends = g.shape_tensor(
-                0, 0, 0, g.dim_op("Sub", padded_height, self.height), g.dim_op("Sub", padded_width, self.width), 0
-            )
+            below, right = g.dim_op("Sub", padded_height, self.height), g.dim_op("Sub", padded_width, self.width)
+            ends = g.shape_tensor(0, 0, 0, below, right, 0)
             n = g.op("Pad", g.reshape(n, self.height, self.width, c), ends)
         rows, cols, tokens = g.dim_op("Div", padded_height, wh), g.dim_op("Div", padded_width, ww), wh * ww
         # (N, C) -> (rows, wh, cols, ww, C) -> (rows, cols, wh, ww, C) -> (windows, T, C)
@@ -68,8 +55,7 @@ class Attention:
         x = g.reshape(x, rows * cols if isinstance(rows, int) and isinstance(cols, int) else -1, tokens, c)
         wq, wk, wv = np.split(weights["qkv.weight"], 3)
         bias = weights[self.config.windows_bias][None]  # (1, h, T, T)
-        out = self._attend(x, wq * self.depth**-0.5, x, wk, wv, bias)
-        out = self._projected(out, weights)
+        out = self._projected(self._attend(x, wq * self.depth**-0.5, x, wk, wv, bias), weights)
         # back: (windows, T, C) -> (rows, cols, wh, ww, C) -> (rows, wh, cols, ww, C) -> (N, C)
         out = g.transpose(g.reshape(out, rows, cols, wh, ww, c), 0, 2, 1, 3, 4)
         if continued:
@@ -93,9 +79,6 @@ class Attention:
             n: Normalized tokens x (N, C).
             weights: Tensors of the attention module.
             largest: Upper bound of the absolute values in n.
-
-        Returns:
-            Tokens (N, C).
         """
         g, c, h, d = self.g, self.config.embed_dim, self.heads, self.depth
         # S is computed from tokens minus their mean m, and the contribution of m is added to products and norms
@@ -174,9 +157,6 @@ class Attention:
         Args:
             n: Normalized tokens (N, C).
             weights: Tensors of the attention module.
-
-        Returns:
-            Tokens (N, C).
         """
         g, c = self.g, self.config.embed_dim
         words = weights["dictionary"]
@@ -210,9 +190,8 @@ class Attention:
     def padded_heads(self, weight: Array) -> Array:
         """Pad each head of query, key or value weights with zeros: (h·d, C) -> (h·D, C)."""
         by_head = weight.reshape(self.heads, self.depth, -1)
-        return np.pad(by_head, ((0, 0), (0, self.padded_depth - self.depth), (0, 0))).reshape(
-            self.heads * self.padded_depth, -1
-        )
+        padded = np.pad(by_head, ((0, 0), (0, self.padded_depth - self.depth), (0, 0)))
+        return padded.reshape(self.heads * self.padded_depth, -1)
 
     def _projected(self, out: Name, weights: Weights) -> Name:
         """Apply the output projection: (B, T, h·D) -> (B, T, C)."""
@@ -262,11 +241,9 @@ class Attention:
         g, c, compute = self.g, self.config.embed_dim, self.target.compute_dtype
         # The sum over a chunk must not exceed the range of fp16, whatever the content. Values are halved (which is
         # exact) until chunks can be so long that all partial sums together are smaller than the tokens.
-        halvings = (
-            max(0, math.ceil(math.log2(largest / math.sqrt(MAX_FP16_SUM / (3 * c)))))
-            if self.target.split_reductions
-            else 0
-        )
+        halvings = 0
+        if self.target.split_reductions:
+            halvings = max(0, math.ceil(math.log2(largest / math.sqrt(MAX_FP16_SUM / (3 * c)))))
         if halvings:
             n = g.op("Mul", n, g.constant(0.5**halvings))
         if not self.target.split_reductions or self.tokens is None:
@@ -314,7 +291,7 @@ class Attention:
         return self.tokens or 97200
 
     def chunk(self, most: int) -> int | None:
-        """Return the length in tokens of the longest chunk that divides N; None if there is none.
+        """Return the length in tokens, up to `most`, of the longest chunk that divides N; None if there is none.
 
         It is a multiple of 8 if possible.
 

@@ -9,8 +9,11 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+FLOAT32 = np.float32
 IR_VERSIONS = {20: 9, 23: 11}
 """ONNX file format (IR) version for each operator set."""
+_INTEGERS = {"Add": int.__add__, "Sub": int.__sub__, "Mul": int.__mul__, "Div": int.__floordiv__, "Mod": int.__mod__}
+"""Operators of known dimensions."""
 
 type Name = str
 type Side = int | Name
@@ -39,6 +42,8 @@ class Writer:
     def name_scope(self, name: str) -> Iterator[None]:
         """Name the nodes added inside the context ``<name>/<result>``, so that profiles tell the network's parts.
 
+        The innermost context counts.
+
         Args:
             name: Name of the part. The innermost part counts.
         """
@@ -53,7 +58,7 @@ class Writer:
         return f"{base_name}_{self._count}"
 
     def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
-        """Add a constant tensor.
+        """Add a constant tensor of a type; None for the default.
 
         Args:
             values: Its values.
@@ -86,18 +91,7 @@ class Writer:
     def dim_op(self, kind: str, left: Side, right: Side) -> Side:
         """Add, Sub, Mul, Div (integer) or Mod of two dimensions; computed at once if both are known."""
         if isinstance(left, int) and isinstance(right, int):
-            match kind:
-                case "Add":
-                    return left + right
-                case "Sub":
-                    return left - right
-                case "Mul":
-                    return left * right
-                case "Div":
-                    return left // right
-                case "Mod":
-                    return left % right
-            raise ValueError(f"{kind!r} is not known for lengths")
+            return _INTEGERS[kind](left, right)
         return self.op(kind, self.shape_tensor(left), self.shape_tensor(right))
 
     def shape_tensor(self, *lengths: Side) -> Name:
@@ -162,7 +156,9 @@ class Writer:
     def layer_norm(
         self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5, dtype: Any = None
     ) -> Name:
-        """Add a LayerNorm over the last axis.
+        """Add a LayerNorm over the last axis of x (..., C), with weight and bias (C,).
+
+        `dtype` is the type of x; None for the default. Mean and variance are always fp32.
 
         Args:
             x: Input (..., C).

@@ -101,9 +101,8 @@ def _irfft2(x: Any, s: Any = None, dim: Sequence[int] = (-2, -1), norm: str | No
     if half != width // 2 + 1:
         raise ValueError(f"an inverse transform of {half} waves to {width} values has no graph")
     across, down = _fourier_matrix(width, half).conj().T, _fourier_matrix(height, height)
-    twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == width), 1, 2)[
-        :, None
-    ]  # count the omitted mirrored frequencies
+    waves = np.arange(half)[:, None]
+    twice = np.where((waves == 0) | (2 * waves == width), 1, 2)  # counts the omitted mirrored frequencies
     whole = height * width
     gain = {None: 1 / whole, "backward": 1 / whole, "ortho": whole**-0.5, "forward": 1}[norm]
     c, d = (_constant(wave, x.real) for wave in (down.real, down.imag))

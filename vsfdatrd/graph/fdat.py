@@ -42,9 +42,9 @@ def write(
     weights = Weights(tensors)
     g = Writer(config.graph_name, target.compute_dtype, target.opset)
     height, width = size or (g.length("input", 2), g.length("input", 3))
-    x, padded_height, padded_width = (
-        _pad_frame(g, config, height, width) if target.padding else ("input", height, width)
-    )
+    x, padded_height, padded_width = "input", height, width
+    if target.padding:
+        x, padded_height, padded_width = _pad_frame(g, config, height, width)
     form = MapNetwork if target.maps and size else Network
     out = form(config, weights, padded_height, padded_width, target, g).body(x)
     if (padded_height, padded_width) != (height, width):
@@ -59,9 +59,5 @@ def _pad_frame(g: Writer, config: FdatFamilyConfig, height: Side, width: Side) -
     pad_bottom, pad_right = (g.dim_op("Mod", g.dim_op("Sub", 0, n), config.multiple) for n in (height, width))
     if pad_bottom == pad_right == 0:
         return "input", height, width
-    pads = g.shape_tensor(0, 0, 0, 0, 0, 0, pad_bottom, pad_right)
-    return (
-        g.op("Pad", "input", pads, mode="reflect"),
-        g.dim_op("Add", height, pad_bottom),
-        g.dim_op("Add", width, pad_right),
-    )
+    x = g.op("Pad", "input", g.shape_tensor(0, 0, 0, 0, 0, 0, pad_bottom, pad_right), mode="reflect")
+    return x, g.dim_op("Add", height, pad_bottom), g.dim_op("Add", width, pad_right)

@@ -10,12 +10,10 @@ import numpy as np
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, Kind, blocks_with_windows
 from vsfdatrd.graph.attention import Attention
-from vsfdatrd.graph.builder import Name, Side, Writer
+from vsfdatrd.graph.builder import FLOAT32, Name, Side, Writer
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.graph.upsamplers import write_tail
 from vsfdatrd.graph.weights import Array, Weights
-
-FLOAT32 = np.float32
 
 
 class Network:
@@ -62,8 +60,8 @@ class Network:
         return self.g.conv(x, large, self.weights["conv_first.1.bias"], stride=u, pad=u, dtype=FLOAT32)
 
     def _to_tokens(self, maps: Name, channels: int) -> Name:
-        tokens = self.g.dim_op("Mul", self.height, self.width) if isinstance(self.height, int) else -1
-        return self.g.reshape(self.g.transpose(maps, 0, 2, 3, 1), tokens, channels)  # (1, C, H, W) -> (N, C)
+        # (1, C, H, W) -> (N, C)
+        return self.g.reshape(self.g.transpose(maps, 0, 2, 3, 1), self.attention.tokens or -1, channels)
 
     def _to_maps(self, tokens: Name, channels: int) -> Name:
         # (N, C) -> (1, H, W, C) -> (1, C, H, W)
@@ -156,5 +154,5 @@ class Network:
 
 
 def norm_bound(scale: Array, shift: Array, channels: int) -> float:
-    """Upper bound of the absolute values that a LayerNorm over `channels` channels can output."""
-    return float(np.max(np.abs(scale) * np.sqrt(channels) + np.abs(shift)))
+    """Upper bound of the absolute values that a LayerNorm over `channels` channels can output; never 0."""
+    return max(1e-3, float(np.max(np.abs(scale) * np.sqrt(channels) + np.abs(shift))))

@@ -24,8 +24,8 @@ import numpy as np
 
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import Kind
-from vsfdatrd.graph.attention import FLOAT32, MAX_CHUNK_TOKENS
-from vsfdatrd.graph.builder import Name
+from vsfdatrd.graph.attention import MAX_CHUNK_TOKENS
+from vsfdatrd.graph.builder import FLOAT32, Name
 from vsfdatrd.graph.fdat_body import Network, norm_bound
 from vsfdatrd.graph.weights import Array, Weights
 
@@ -84,12 +84,6 @@ class MapNetwork(Network):
     def _channels_last(self, maps: Name) -> Name:
         """(1, C, H, W) -> (1, H, W, C)."""
         return self.g.transpose(maps, 0, 2, 3, 1)
-
-    def _as_maps(self, tokens: Name) -> Name:
-        return self._to_maps(tokens, self.config.embed_dim)
-
-    def _as_tokens(self, maps: Name) -> Name:
-        return self._to_tokens(maps, self.config.embed_dim)
 
     def _per_channel(self, values: Array) -> Name:
         """Constant (1, C, 1, 1) in float32."""
@@ -183,11 +177,7 @@ class MapNetwork(Network):
         g = self.g
         attention = self._windows(t, window, weights)
         with g.name_scope("norm"):
-            n = self._down(
-                g.layer_norm(
-                    self._channels_last(t), weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream_dtype
-                )
-            )
+            n = self._norm(self._channels_last(t), weights, "n1")
         local = self._local_maps(g.transpose(n, 0, 3, 1, 2), weights)
         gate = self._rounded(self._pool_gate(local, weights.below("inter.cg")))
         return g.op("Add", t, self._up(g.op("Add", g.op("Mul", attention, gate), local)))
@@ -222,7 +212,7 @@ class MapNetwork(Network):
         x = g.transpose(g.reshape(x, rows, wh, cols, ww, c), 1, 3, 0, 2, 4)
         x = g.reshape(x, positions, rows * cols, c)
         with g.name_scope("norm"):
-            x = self._down(g.layer_norm(x, weights["n1.weight"], weights["n1.bias"], dtype=self.target.stream_dtype))
+            x = self._norm(x, weights, "n1")
             if below or right:
                 inside = np.pad(np.ones((height, width)), ((0, below), (0, right))).reshape(rows, wh, cols, ww)
                 x = g.op("Mul", x, g.constant(inside.transpose(1, 3, 0, 2).reshape(positions, rows * cols, 1)))
@@ -252,19 +242,11 @@ class MapNetwork(Network):
         n = self._norm_maps(t, weights, "n1")
         local = self._local_maps(n, weights)
         mean = g.op("ReduceMean", self._full(n), g.constant([2, 3], np.int64), keepdims=1)  # (1, C, 1, 1)
-        centred = self._as_tokens(g.op("Sub", n, self._rounded(mean)))
+        centred = self._to_tokens(g.op("Sub", n, self._rounded(mean)), c)
         bound = 2 * norm_bound(weights["n1.weight"], weights["n1.bias"], c)
         matrix = self.attention.channel_matrix(centred, g.reshape(mean, 1, c), weights.below("attn"), bound)
-        attention = g.op(
-            "Conv",
-            n,
-            g.reshape(self._rounded(matrix), c, c, 1, 1),
-            g.constant(weights["attn.proj.bias"]),
-            kernel_shape=[1, 1],
-            strides=[1, 1],
-            pads=[0] * 4,
-            group=1,
-        )
+        kernel, bias = g.reshape(self._rounded(matrix), c, c, 1, 1), g.constant(weights["attn.proj.bias"])
+        attention = g.op("Conv", n, kernel, bias, kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, group=1)
         by_channel = g.op("Mul", attention, g.constant(weights["inter.sg.0.weight"]))
         total = g.op("ReduceSum", self._full(by_channel), g.constant([1], np.int64), keepdims=1)
         gate = self._rounded(g.op("Sigmoid", total))
@@ -292,7 +274,7 @@ class MapNetwork(Network):
         out = g.reshape(g.transpose(out, 0, 2, 1, 3), 1, height * width, attention.heads * attention.padded_depth)
         wp = attention.padded_heads(weights["attn.proj.weight"].T).T
         out = g.op("Add", g.matmul(out, wp), g.constant(weights["attn.proj.bias"]))
-        return g.op("Add", t, self._up(self._as_maps(out)))
+        return g.op("Add", t, self._up(self._to_maps(out, self.config.embed_dim)))
 
     def _refined(self, x: Name, weights: Weights) -> tuple[Name, Name]:
         """Refine the dictionary by attention to the frame.

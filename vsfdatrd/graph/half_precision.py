@@ -19,13 +19,11 @@ from vsfdatrd.graph.target import GraphTarget
 
 PRODUCT_OPS = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul"})
 """Operators that `mixed` computes in half precision."""
-DATA_MOVEMENT_OPS = frozenset(
-    {
-        *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"),
-        *("Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
-        "Unsqueeze",
-    }
-)
+DATA_MOVEMENT_OPS = {
+    *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"),
+    *("Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"),
+    "Unsqueeze",
+}
 """Operators that only move values, so they keep the type of their input."""
 MAX_TAIL_LAYERS = 8
 """Largest number of layers after the last residual sum that bf16 keeps in fp32; more are not a tail."""
@@ -36,7 +34,7 @@ RANDOM_OPS = ("Bernoulli", "Multinomial", "Random")
 
 
 def convert_precision(model: onnx.ModelProto, target: GraphTarget) -> onnx.ModelProto:
-    """Convert a graph to the target's precision, keeping float32 input and output.
+    """Convert a graph whose values are all float32 to the target's precision, except for its input and output.
 
     Args:
         model: A model whose floating-point values are all float32.
@@ -95,15 +93,14 @@ class _PrecisionConverter:
         for i, name in enumerate(node.input):
             if self.before.get(name) != TensorProto.FLOAT or node.op_type == "Cast":
                 continue
-            node.input[i] = self._cast_to(
-                name, TensorProto.FLOAT if i in FLOAT32_INPUTS.get(node.op_type, ()) else target
-            )
+            stays = i in FLOAT32_INPUTS.get(node.op_type, ())
+            node.input[i] = self._cast_to(name, TensorProto.FLOAT if stays else target)
         after = []
         for i, name in enumerate(node.output):
             if self.before.get(name) != TensorProto.FLOAT:
                 continue
             if node.op_type == "Cast":
-                _set_target(node, target)
+                next(attribute for attribute in node.attribute if attribute.name == "to").i = target
             if name in results and target != TensorProto.FLOAT:
                 node.output[i] = f"{name}/lowered"
                 after.append(helper.make_node("Cast", [node.output[i]], [name], to=TensorProto.FLOAT))
@@ -228,9 +225,3 @@ def _has_fixed_type(node: NodeProto, fixed: set[str]) -> bool:
     if node.op_type.startswith(RANDOM_OPS):
         return False
     return node.op_type in ("Shape", "Size") or all(name in fixed for name in node.input)
-
-
-def _set_target(node: NodeProto, target: int) -> None:
-    for attribute in node.attribute:
-        if attribute.name == "to":
-            attribute.i = target

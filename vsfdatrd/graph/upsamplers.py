@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatFamilyConfig
 from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
-from vsfdatrd.graph.builder import Name, Side, Writer
+from vsfdatrd.graph.builder import FLOAT32, Name, Side, Writer
 from vsfdatrd.graph.weights import Weights
-
-FLOAT32 = np.float32
 
 type Channels = NDArray[np.bool_] | slice
 ALL_CHANNELS = slice(None)
 
 
 def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
-    """Add the tail to a graph.
+    """Add the tail to a graph: x (1, C, H, W) -> image (1, O, H·s, W·s), both float32.
 
     Its last layer is fp32 in every precision. In bf16 the entire tail is fp32: the image passes through it, nothing is
     added to it afterwards, and 8 bits would show as bands in a sky (124 of 477 10-bit steps of a ramp were left).
@@ -35,29 +33,26 @@ def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, h
         height: H.
         width: W.
 
-    Returns:
-        Image (1, O, H·s, W·s), float32.
-
     Raises:
         ValueError: The size is dynamic, and the tail needs to know it.
     """
     compute = g.dtype
     moving = config.upsampler in ("dysample", "lda") and config.tail_scale > 1
-    if moving and not (isinstance(height, int) and isinstance(width, int)):
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    if moving and not size:
         raise ValueError(f"its {config.upsampler} tail needs a fixed frame size")
-    known_height, wide = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)
     if moving or compute.name == "bfloat16":
         g.dtype = np.dtype(FLOAT32)
     try:
-        return _Tail(g, config, weights, known_height, wide).write(g.cast(x, FLOAT32, g.dtype))
+        return _Tail(g, config, weights, size or (0, 0)).write(g.cast(x, FLOAT32, g.dtype))
     finally:
         g.dtype = compute
 
 
 class _Tail:
-    def __init__(self, g: Writer, config: FdatFamilyConfig, weights: Weights, height: int = 0, width: int = 0) -> None:
+    def __init__(self, g: Writer, config: FdatFamilyConfig, weights: Weights, size: tuple[int, int]) -> None:
         self.g, self.config, self.weights = g, config, weights
-        self.height, self.width = height, width
+        self.height, self.width = size
         self.layer = 0
 
     def write(self, x: Name) -> Name:
@@ -123,37 +118,19 @@ class _Tail:
 
     def _nearest(self, x: Name, step: int) -> Name:
         self.layer += 1
-        return self.g.op(
-            "Resize",
-            x,
-            "",
-            self.g.constant([1, 1, step, step], FLOAT32),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
+        how = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        return self.g.op("Resize", x, "", self.g.constant([1, 1, step, step], FLOAT32), **how)
 
     def _transposed(self, x: Name, step: int, into: Channels = ALL_CHANNELS, out: Channels = ALL_CHANNELS) -> Name:
-        """Transposed convolution.
+        """Transposed convolution that enlarges `step` times.
 
-        Args:
-            x: Input.
-            step: Upscaling factor.
-            into: Mask of the input channels that are present in x.
-            out: Mask of the output channels that are needed.
+        `into` masks the input channels that are present in x, and `out` the output channels that are needed.
         """
         w = self._next()
-        weight, bias = w["weight"][into][:, out], w["bias"][out]
+        weight, bias = self.g.constant(w["weight"][into][:, out]), self.g.constant(w["bias"][out])
         side, pad = (3, 0) if step == 3 else (4, 1)
-        return self.g.op(
-            "ConvTranspose",
-            x,
-            self.g.constant(weight),
-            self.g.constant(bias),
-            kernel_shape=[side, side],
-            strides=[step, step],
-            pads=[pad] * 4,
-        )
+        shape = {"kernel_shape": [side, side], "strides": [step, step], "pads": [pad] * 4}
+        return self.g.op("ConvTranspose", x, weight, bias, **shape)
 
     def _dysample(self, x: Name, weights: Weights) -> Name:
         g, s, c = self.g, self.config.tail_scale, self.config.mid_dim
@@ -180,15 +157,8 @@ class _Tail:
         ho, wo, hidden = height * s, width * s, c // 4
         part = hidden // groups
         n = self._channel_norm(x, weights.below("layer_norm"))
-        q = g.op(
-            "Resize",
-            g.conv(n, weights["proj_q.weight"]),
-            "",
-            "",
-            g.constant([1, hidden, ho, wo], np.int64),
-            mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )
+        q, size = g.conv(n, weights["proj_q.weight"]), g.constant([1, hidden, ho, wo], np.int64)
+        q = g.op("Resize", q, "", "", size, mode="linear", coordinate_transformation_mode="align_corners")
         k = g.conv(n, weights["proj_k.weight"])
         # Offsets of the nine sampling positions: (1, hidden, Ho, Wo) -> (g, hidden/g, Ho, Wo) -> (g, 18, Ho, Wo)
         w = weights.below("conv_offset")
@@ -196,11 +166,11 @@ class _Tail:
         y = self._channel_norm(y, w.below("1"))
         y = g.conv(g.op("Mul", y, g.op("Sigmoid", y)), w["3.weight"], w["3.bias"])
         # 2 (reach · tanh + place + pixel) / (size - 1) - 1, y before x; the constant terms are combined
-        size = np.array([ho - 1, wo - 1], np.float64)
+        distance = np.array([ho - 1, wo - 1], np.float64)
         place = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2, 1, 1)
         pixel = np.stack(np.meshgrid(np.arange(ho), np.arange(wo), indexing="ij"))  # (2, Ho, Wo)
-        base = 2 * (place + pixel) / size.reshape(2, 1, 1) - 1  # (9, 2, Ho, Wo)
-        factor = np.tile(2 * reach / size, 9).reshape(1, 18, 1, 1)
+        base = 2 * (place + pixel) / distance.reshape(2, 1, 1) - 1  # (9, 2, Ho, Wo)
+        factor = np.tile(2 * reach / distance, 9).reshape(1, 18, 1, 1)
         y = g.op("Add", g.op("Mul", g.op("Tanh", y), g.constant(factor)), g.constant(base.reshape(1, 18, ho, wo)))
         # (g, 3, 3, 2, Ho, Wo) -> (g, 3, Ho, 3, Wo, 2), x first -> (g, 3·Ho, 3·Wo, 2)
         y = g.transpose(g.reshape(y, groups, 3, 3, 2, ho, wo), 0, 1, 4, 2, 5, 3)

@@ -1,12 +1,11 @@
 """Access to a checkpoint's tensors by module prefix."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-type Array = NDArray[Any]
+from vsfdatrd.weights.files import Array as Array
 
 
 class Weights:

@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,38 +29,26 @@ PTX_VERSION = 80
 """Version of PTX, times ten: known to drivers from 525 on."""
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a")
 """What ptxas is asked about: A100, GeForce 30, 40, H100 and GeForce 50."""
-SOURCES = (
-    *("channel_attention", "convolutions", "dictionary_attention", "feed_forward", "primitives", "sampling"),
-    *("upsampler", "window_attention"),
-)
-"""Modules of the kernels."""
+NOT_SOURCES = ("__init__.py", "catalog.py", "compile.py", "manifest.py")
+"""Files in this folder without kernels."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile all kernels."""
-    parser = argparse.ArgumentParser(prog="python -m vsfdatrd.kernels.compile", description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    write(options.out, options.jobs)
-
-
-def write(folder: Path, jobs: int | None = None) -> None:
-    """Compile all kernels, and write their PTX and the manifest.
-
-    Args:
-        folder: Where to write.
-        jobs: Number of processes.
-    """
+def main() -> None:
+    """Compile all kernels, and write their PTX and the manifest."""
     import triton
 
     from vsfdatrd.kernels.catalog import CHANNELS, PRECISIONS
 
+    parser = argparse.ArgumentParser(prog="python -m vsfdatrd.kernels.compile", description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    options = parser.parse_args()
+    folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     networks = [(channels, precision) for channels in CHANNELS for precision in PRECISIONS]
     entries: list[dict[str, Any]] = []
     # A fresh interpreter each, as Triton's compiler has threads.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for (channels, precision), compiled in zip(networks, pool.map(_compile_network, networks), strict=True):
             archive, offset = f"{channels}_{precision}.xz", 0
             for entry, ptx in compiled:
@@ -174,8 +161,9 @@ def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
 def hash_sources() -> str:
     """Return the SHA-256 of the kernels' sources without comments and docstrings, which do not change their PTX."""
     digest = hashlib.sha256()
-    for name in SOURCES:
-        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in NOT_SOURCES)
+    for path in sources:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 del node.body[0]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(__file__).with_name("ptx")
 """Folder of the compiled kernels."""
@@ -68,31 +67,20 @@ class Manifest:
     kernels: Mapping[tuple[str, int, str], CompiledKernel]
     """The kernels by name, channels and precision."""
 
-    def supports(self, channels: int, precision: str) -> bool:
-        """Return whether there are kernels for a network."""
-        return any(key[1:] == (channels, precision) for key in self.kernels)
-
-    def kernel(self, name: str, channels: int, precision: str) -> CompiledKernel:
-        """Return a kernel.
-
-        Raises:
-            KeyError: There is none for these channels and precision.
-        """
-        return self.kernels[name, channels, precision]
+    def of_network(self, channels: int, precision: str) -> dict[str, CompiledKernel]:
+        """Return the kernels of a network by name; an empty dictionary if there are none."""
+        return {name: kernel for (name, *key), kernel in self.kernels.items() if key == [channels, precision]}
 
 
 @cache
 def load() -> Manifest:
     """Return the manifest in the package."""
     loaded = json.loads((FOLDER / FILE).read_text(encoding="utf-8"))
-    kernels = [_kernel(entry) for entry in loaded["kernels"]]
+    kernels = [
+        CompiledKernel(**entry | {"parameters": tuple(map(tuple, entry["parameters"]))}) for entry in loaded["kernels"]
+    ]
     by_key = {(each.kernel, each.channels, each.precision): each for each in kernels}
-    return Manifest(loaded["triton"], loaded["target"], loaded["ptx_version"], loaded["sources"], by_key)
-
-
-def _kernel(entry: dict[str, Any]) -> CompiledKernel:
-    parameters = tuple((str(name), str(kind)) for name, kind in entry.pop("parameters"))
-    return CompiledKernel(parameters=parameters, **entry)
+    return Manifest(**loaded | {"kernels": by_key})
 
 
 def read_ptx(kernel: CompiledKernel) -> bytes:

@@ -6,7 +6,7 @@ Shapes in comments: B batch, F filters, s scale.
 import torch
 from torch import Tensor, nn
 
-from vsfdatrd.archs.artcnn import ArtCnnConfig, layer_names
+from vsfdatrd.archs.artcnn import ArtCnnConfig, layer_names, tensor_shapes
 
 
 class ArtCnn(nn.Module):
@@ -20,13 +20,9 @@ class ArtCnn(nn.Module):
         super().__init__()
         self.config = config
         self.scale = config.scale
-        widths = [
-            config.in_channels,
-            *[config.filters] * (config.body_layers + 2),
-            config.out_channels * config.scale**2,
-        ]
-        self._order = layer_names(config)
-        for name, inputs, outputs in zip(self._order, widths[:-1], widths[1:], strict=True):
+        self._order, shapes = layer_names(config), tensor_shapes(config)
+        for name in self._order:
+            outputs, inputs, *_ = shapes[f"{name}.weight"]
             self._place(name, nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))
 
     def _place(self, name: str, layer: nn.Module) -> None:

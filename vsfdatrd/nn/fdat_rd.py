@@ -289,7 +289,7 @@ def build(
     drop_path: float | None = None,
     use_checkpoint: bool = False,
 ) -> FdatRd:
-    """Build an untrained network of a published variant.
+    """Build an untrained network of a published variant, in training mode.
 
     Args:
         name: ``small``, ``medium`` (``aligned``) or ``large``.
@@ -298,9 +298,6 @@ def build(
         upsampler: As for `archs.fdat_rd.variant_config`.
         drop_path: Stochastic depth rate; None for the rate that the variant is trained with.
         use_checkpoint: Recompute blocks in the backward pass to save memory.
-
-    Returns:
-        The network, in training mode.
 
     Raises:
         ValueError: As for `archs.fdat_rd.variant_config`.

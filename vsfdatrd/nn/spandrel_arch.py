@@ -3,37 +3,25 @@
 Importing this module registers it: ``spandrel.ModelLoader`` then loads FDAT-RD files anywhere in the process.
 """
 
-from spandrel import (
-    MAIN_REGISTRY,
-    ArchId,
-    Architecture,
-    ArchRegistry,
-    ArchSupport,
-    ImageModelDescriptor,
-    ModelTiling,
-    StateDict,
-)
+import spandrel
 
 from vsfdatrd.archs.fdat_rd import META_UPSAMPLE, VARIANTS, FdatRdConfig, config_from_shapes, is_fdat_rd, variant_config
 from vsfdatrd.nn.fdat_rd import FdatRd
 
-ID = ArchId("FDATRD")
+ID = spandrel.ArchId("FDATRD")
 
 
-class FdatRdArch(Architecture[FdatRd]):
+class FdatRdArch(spandrel.Architecture[FdatRd]):
     """Detects and loads FDAT-RD."""
 
     def __init__(self) -> None:
         super().__init__(id=ID, name="FDAT-RD", detect=is_fdat_rd)
 
-    def load(self, state_dict: StateDict) -> ImageModelDescriptor[FdatRd]:
+    def load(self, state_dict: spandrel.StateDict) -> spandrel.ImageModelDescriptor[FdatRd]:
         """Build the network of a state dict.
 
         Args:
             state_dict: Tensors by name.
-
-        Returns:
-            The descriptor with the network.
 
         Raises:
             CheckpointError: The configuration cannot be derived from the tensors.
@@ -41,7 +29,7 @@ class FdatRdArch(Architecture[FdatRd]):
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         config = config_from_shapes(shapes, [int(number) for number in state_dict[META_UPSAMPLE].tolist()])
-        return ImageModelDescriptor(
+        return spandrel.ImageModelDescriptor(
             FdatRd(config),
             state_dict,
             architecture=self,
@@ -54,7 +42,7 @@ class FdatRdArch(Architecture[FdatRd]):
             output_channels=config.out_channels,
             # The network pads and crops by itself, so there are no size requirements.
             # Three of its operations depend on the whole frame: tiling changes the result.
-            tiling=ModelTiling.DISCOURAGED,
+            tiling=spandrel.ModelTiling.DISCOURAGED,
         )
 
 
@@ -69,9 +57,10 @@ def _network_tags(config: FdatRdConfig) -> list[str]:
     return [*tags, "unshuffle"] if config.unshuffle > 1 else tags
 
 
-def register(registry: ArchRegistry = MAIN_REGISTRY) -> None:
+def register(registry: spandrel.ArchRegistry = spandrel.MAIN_REGISTRY) -> None:
     """Add FDAT-RD to a registry, to be tried before FDAT, its predecessor. Repeated calls have no effect."""
-    registry.add(ArchSupport.from_architecture(FdatRdArch(), before=(ArchId("FDAT"),)), ignore_duplicates=True)
+    support = spandrel.ArchSupport.from_architecture(FdatRdArch(), before=(spandrel.ArchId("FDAT"),))
+    registry.add(support, ignore_duplicates=True)
 
 
 register()

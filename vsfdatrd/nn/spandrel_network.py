@@ -1,9 +1,8 @@
 """Image networks other than FDAT-RD, loaded through spandrel (the optional extra ``vsfdatrd[spandrel]``)."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.weights.files import refusal
+from vsfdatrd.weights.state_dicts import META_UPSAMPLE
 
 if TYPE_CHECKING:
     from spandrel import ArchRegistry
@@ -38,17 +38,16 @@ class SpandrelNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale x (B, C, H, W) in [0, 1] to (B, C, H·scale, W·scale)."""
-        return self._through(self._descriptor, x)
+        with DeterministicOps():
+            return cast(Tensor, self._descriptor(x))
 
     def forward_unpadded(self, x: Tensor) -> Tensor:
         """`forward` without padding, cropping and clamping, for frames of a size that the network accepts."""
-        return self._through(partial(self._descriptor._call_fn, self.model), x)
+        with DeterministicOps():
+            return cast(Tensor, self._descriptor._call_fn(self.model, x))
 
     def largest(self) -> int:
-        """Measure the peak activation on a small frame.
-
-        Returns:
-            Elements of the largest intermediate tensor, per input pixel.
+        """Run a small frame and count the elements of the largest intermediate tensor, per input pixel.
 
         Raises:
             RuntimeError: The network does not run; it may also raise errors of any other type.
@@ -59,17 +58,14 @@ class SpandrelNetwork(nn.Module):
         values: int = result.values
         return -(-values // (height * width))
 
-    def _through(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with DeterministicOps():
-            return network(x)
-
 
 def _correct_meta(state: dict[str, Tensor]) -> None:
     """Correct FDAT's ``MetaUpsample`` buffer, in place."""
     # With the pa_up tail it stores the width of the tail where spandrel 0.4 expects that of the body, which is taken
-    # from the body's tensors.
-    note, norm = state.get("upsampler.MetaUpsample"), state.get("groups.0.blocks.0.n1.weight")
-    if note is not None and norm is not None and note.numel() == 7 and norm.numel() <= torch.iinfo(note.dtype).max:
+    # from the body's tensors. Some converters cast it to a floating-point type with the weights.
+    note, norm = state.get(META_UPSAMPLE), state.get("groups.0.blocks.0.n1.weight")
+    if note is not None and norm is not None and note.shape == (7,):
+        state[META_UPSAMPLE] = note = note.long()
         note[3] = norm.numel()
 
 
@@ -148,9 +144,6 @@ def load_network(path: Path, tensors: Mapping[str, NDArray[Any]]) -> SpandrelNet
     Args:
         path: The file, for messages.
         tensors: Tensors by name.
-
-    Returns:
-        The network.
 
     Raises:
         CheckpointError: spandrel is not installed, or these are not the tensors of an image network that it supports.

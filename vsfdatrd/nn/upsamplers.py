@@ -166,15 +166,14 @@ class UpsampleTail(nn.Sequential):
 def build_upsampler(kind: Upsampler, scale: int, dim: int, out_channels: int, mid_dim: int) -> UpsampleTail:
     """Build a tail that maps (B, dim, H, W) to (B, out_channels, H·scale, W·scale).
 
+    `mid_dim` is the number of inner channels of the tails that have an inner width.
+
     Args:
         kind: The tail.
         scale: Upscaling factor.
         dim: Input channels.
         out_channels: Output channels.
         mid_dim: Inner channels of the tails that have an inner width.
-
-    Returns:
-        The tail.
 
     Raises:
         ValueError: The tail does not support this scale or width.

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TextIO
 
 from vsfdatrd.system.standard_streams import has_stderr
-from vsfdatrd.system.terminal import escape_control, raw_stream
+from vsfdatrd.system.terminal import column_count, escape_control, raw_stream
 
 STDOUT, STDERR = 1, 2
 
@@ -83,17 +83,21 @@ class _Line:
         text = f"{self._start} {state}"
         if self.on_terminal:
             # Truncated so that it never wraps and can be overwritten. The cursor is left at the start, so that a log
-            # line from elsewhere begins at the left edge. Spaces instead of escape codes: they work on every console.
-            text = text[: self._columns() - 1]
-            padding = " " * (self._length - len(text))
-            self._length = len(text)
-            self._write(f"\r{text}{padding}\r")
+            # line from elsewhere begins at the left edge.
+            while column_count(text) >= self._columns():
+                text = text[:-1]
+            self._write(f"\r{self._padded(text)}\r")
+            self._length = column_count(text)
         else:
             self._write(f"{text}\n")
 
     def end(self, state: str) -> None:
         text = f"{self._start}: {state}"
-        self._write(f"\r{text:<{self._length}}\n" if self.on_terminal else f"{text}\n")
+        self._write(f"\r{self._padded(text)}\n" if self.on_terminal else f"{text}\n")
+
+    def _padded(self, text: str) -> str:
+        """Add the spaces that cover the rest of the line before; unlike escape codes, they work on every console."""
+        return text + " " * (self._length - column_count(text))
 
     def _columns(self) -> int:
         try:

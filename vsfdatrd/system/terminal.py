@@ -2,6 +2,7 @@
 
 import re
 from typing import TextIO, cast
+from unicodedata import combining, east_asian_width
 
 # C0 and C1 controls except tab and newline, separators at which some terminals break lines, and characters that
 # override text direction. Joiners and direction marks stay: names in Persian, Arabic or emoji need them.
@@ -11,6 +12,11 @@ _CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u206
 def escape_control(text: str) -> str:
     r"""Return text with control characters escaped (``\x1b``), except tabs and newlines."""
     return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def column_count(text: str) -> int:
+    """Return the number of columns that a text takes on a terminal, where Chinese and Japanese characters take two."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 class PrintableStream:

@@ -5,7 +5,7 @@ the frame. The network is trained on pictures, not masks, so alpha is enlarged w
 """
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import vapoursynth as vs
 
@@ -60,12 +60,8 @@ def _enlarge_alpha(source: vs.VideoNode, kind: AlphaFormat, like: vs.VideoNode) 
     """Return the alpha of frames whose alpha is of this kind, as a clip of the size and bit depth of `like`."""
 
     def extract(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        alpha = alpha_of(f)
-        if alpha is None:  # cannot happen: such frames are not requested
-            raise KeyError(ALPHA_PROPERTY)
-        out = alpha.copy()
-        for name in list(out.props):  # such as _Matrix=0 (RGB), which the resizer rejects for GRAY
-            del out.props[name]
+        out = cast(vs.VideoFrame, f.props[ALPHA_PROPERTY]).copy()
+        out.props.clear()  # such as _Matrix=0 (RGB), which the resizer rejects for GRAY
         return out
 
     form, width, height = kind

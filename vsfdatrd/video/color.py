@@ -1,7 +1,7 @@
 """Convert any constant-format clip to RGB floats and back, with correct colors by default.
 
-    describe ─► Source ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► convert_output ─► out
-                   └────► output_spec ─► Target ───────────────────────────────┘
+    inspect_clip ─► InputClip ─► to_rgb ─► (RGBS, [0, 1], through the network) ─► convert_output ─► out
+                        └──────► output_spec ─► OutputSpec ───────────────────────────┘
 
 Networks that do not work on RGB use a different path between `add_missing_props` and `convert_output`: see `luma.py`
 and `chroma.py`.
@@ -62,13 +62,14 @@ class OutputSpec:
     chroma: int | None
 
 
-def inspect_clip(clip: vs.VideoNode) -> InputClip:
+def inspect_clip(clip: vs.VideoNode, name: str = "the clip") -> InputClip:
     """Inspect a clip and its first frame; log which properties have to be guessed.
 
     A first frame that cannot be read is not an error here.
 
     Args:
         clip: Any clip.
+        name: What the log calls it.
 
     Returns:
         The clip with its color properties.
@@ -101,9 +102,7 @@ def inspect_clip(clip: vs.VideoNode) -> InputClip:
         if refusal := frame_props.interlaced_reason(0, props):
             raise ClipError(refusal)
         unconvertible = frame_props.unconvertible_reason(0, props, form, clip.width, clip.height)
-        logged = unconvertible is None and frame_props.log_assumptions(
-            "the clip", repairs, form, clip.width, clip.height
-        )
+        logged = unconvertible is None and frame_props.log_assumptions(name, repairs, form, clip.width, clip.height)
     complete |= repairs
     return InputClip(
         clip,
@@ -249,9 +248,6 @@ def _first_props(clip: vs.VideoNode) -> dict[str, Any] | None:
     except vs.Error as error:  # a damaged first frame fails alone when it is requested
         log.debug("the first frame cannot be read: %s", error)
         return None
-
-
-# ---- formats ------------------------------------------------------------------------------------------------------
 
 
 def _is_supported(form: vs.VideoFormat) -> bool:

@@ -6,7 +6,6 @@ A plane is an array (height, width). Padding is added at the bottom and right on
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +16,13 @@ OVERLAP_PIXELS = 32
 """Pixels by which neighboring tiles overlap if they are large enough."""
 
 
-def padding_mode(height: int, width: int, bottom: int, right: int) -> Literal["reflect", "replicate"]:
-    """Return the padding mode: reflect, or replicate if the plane is too small to reflect.
-
-    Args:
-        height: Height of the picture.
-        width: Width of the picture.
-        bottom: Rows of padding.
-        right: Columns of padding.
-    """
-    return "reflect" if bottom < height and right < width else "replicate"
-
-
 def fill_padding(plane: Plane, height: int, width: int) -> None:
-    """Fill the padding of a plane in place; the picture is `plane[:height, :width]`."""
+    """Fill the padding of a plane in place; the picture is `plane[:height, :width]`.
+
+    The padding reflects the picture, or repeats its last row and column if the picture is too small to be reflected.
+    """
     bottom, right = plane.shape[0] - height, plane.shape[1] - width
-    if padding_mode(height, width, bottom, right) == "reflect":
+    if bottom < height and right < width:
         # Column width - 1 is the axis of reflection and is not repeated.
         plane[:height, width:] = plane[:height, width - 1 - right : width - 1][:, ::-1]
         plane[height:] = plane[height - 1 - bottom : height - 1][::-1]

@@ -44,9 +44,6 @@ class ModelAlias:
 def aliases_path() -> Path:
     """Locate the TOML file, which may not exist.
 
-    Returns:
-        Path of the file.
-
     Raises:
         ArgumentError: The user has no home directory.
     """
@@ -78,7 +75,7 @@ def read_aliases() -> dict[str, ModelAlias]:
 
 
 def check_name(name: str, reserved: Collection[str]) -> None:
-    """Check that a model can have this name.
+    """Check that a model can have this name, which is not one of the built-in models (`reserved`).
 
     Args:
         name: The name.
@@ -97,7 +94,7 @@ def check_name(name: str, reserved: Collection[str]) -> None:
 
 
 def add_alias(model: ModelAlias, reserved: Collection[str]) -> None:
-    """Add an entry to the file.
+    """Add an entry to the file; see `check_name`.
 
     Args:
         model: The entry.
@@ -107,25 +104,21 @@ def add_alias(model: ModelAlias, reserved: Collection[str]) -> None:
         ArgumentError: The name is invalid or taken, or the file cannot be written.
     """
     check_name(model.name, reserved)
-    if other := read_aliases().get(model.name):
+    models = read_aliases()
+    if other := models.get(model.name):
         raise ArgumentError(
             f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
             f"vsfdatrd models remove {model.name}"
         )
     entry = {"file": str(model.file)} | ({"sha256": model.sha256} if model.sha256 else {})
-    _change_file(
-        lambda models: models.update({model.name: entry}), f"add {model.name!r}", read_aliases() | {model.name: model}
-    )
+    _change_file(lambda table: table.update({model.name: entry}), f"add {model.name!r}", models | {model.name: model})
 
 
 def remove_alias(name: str) -> ModelAlias:
-    """Remove an entry from the file.
+    """Remove an entry from the file and return it.
 
     Args:
         name: Its name.
-
-    Returns:
-        The removed entry.
 
     Raises:
         ArgumentError: There is no such entry, or the file cannot be written.
@@ -136,9 +129,9 @@ def remove_alias(name: str) -> ModelAlias:
         raise ArgumentError(
             f"there is no model of your own called {name!r}; there are: {names} (in {str(aliases_path())!r})"
         )
-    remaining = {other: model for other, model in models.items() if other != name}
-    _change_file(lambda models: models.pop(name), f"remove {name!r}", remaining)
-    return models[name]
+    removed = models.pop(name)
+    _change_file(lambda table: table.pop(name), f"remove {name!r}", models)
+    return removed
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -181,15 +174,11 @@ def _parse_entry(name: str, value: object, text: str) -> ModelAlias:
     return ModelAlias(name, location if location.is_absolute() else aliases_path().absolute().parent / location, digest)
 
 
-def _table_pattern(name: str) -> re.Pattern[str]:
-    """Pattern of the line that starts the table of a model."""
-    return re.compile(rf"\s*\[\s*models\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]")
-
-
 def _line_phrase(text: str, name: str) -> str:
     """Line number at which a name first occurs, as a phrase for messages; empty if it is not found."""
+    beginning = re.compile(rf"\s*(\[\s*models\s*\.\s*)?[\"']?{re.escape(name)}[\"']?\s*[].=]")
     for number, line in enumerate(text.splitlines(), 1):
-        if _table_pattern(name).match(line) or re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[.=]", line):
+        if beginning.match(line):
             return f" (at line {number})"
     return ""
 
@@ -202,12 +191,9 @@ def _file_error(reason: str) -> ArgumentError:
 
 
 def _change_file(change: Callable[[Any], Any], change_phrase: str, expected: dict[str, ModelAlias]) -> None:
-    """Change the table ``models`` and replace the file atomically. Comments and layout are preserved.
+    """Change the table ``models``, so that it has the expected entries, and replace the file atomically.
 
-    Args:
-        change: Changes the table.
-        change_phrase: The change, for a message.
-        expected: The entries afterwards.
+    Comments and layout are preserved. `change_phrase` names the change in a message.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

@@ -12,17 +12,6 @@ from vsfdatrd.system.home import expand_user
 from vsfdatrd.weights import aliases
 from vsfdatrd.weights.files import sha256
 
-SMALL_SHA256 = "c314ea45993c8dcabb908ab8a28328e343a08156f4b302ebdefe4384cd0cf81c"
-"""SHA-256 of models/fdat_rd_small_2x.safetensors."""
-MEDIUM_SHA256 = "ae7d9fd34aa6f15373f8116531a24c70f50d8d3a135a0fd7f970bda2e789bf9f"
-"""SHA-256 of models/fdat_rd_medium_2x.safetensors."""
-LARGE_SHA256 = "34a18329242666f99aa0a84817474b2b77a5d18982dcdd44411fe563bee7d678"
-"""SHA-256 of models/fdat_rd_large_2x.safetensors."""
-LD_SHA256 = "b17464037bcd57bb865f583e88102c221bd8c73b352735aa0d371fb3cdb1922d"
-"""SHA-256 of models/fdat_rd_ld_2x.safetensors."""
-CLEAN_SHA256 = "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c"
-"""SHA-256 of models/fdat_rd_clean_2x.safetensors."""
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -42,21 +31,22 @@ class Model:
     """File name in models/ of the model card: training data and purpose."""
 
 
-def _catalog_entries(file: str, digest: str, card: str, *names: str) -> list[Model]:
-    """Create a catalog entry for each name of a model file of scale 2."""
-    return [Model(name, file, 2, "CC-BY-4.0", digest, card) for name in names]
-
-
-# One line per file. The first name is the one that model cards and tables use; the others name a purpose or are older.
-_MODELS = (
-    *_catalog_entries("fdat_rd_small_2x.safetensors", SMALL_SHA256, "small.md", "small"),
-    *_catalog_entries("fdat_rd_medium_2x.safetensors", MEDIUM_SHA256, "medium.md", "medium", "dvd", "aligned"),
-    *_catalog_entries("fdat_rd_large_2x.safetensors", LARGE_SHA256, "large.md", "large"),
-    *_catalog_entries("fdat_rd_ld_2x.safetensors", LD_SHA256, "ld.md", "ld"),
-    *_catalog_entries("fdat_rd_clean_2x.safetensors", CLEAN_SHA256, "clean.md", "clean"),
-)
-CATALOG = {model.name: model for model in _MODELS}
-"""Every model by its names; ``dvd`` and ``aligned`` are other names of ``medium``."""
+_FILES = {
+    ("small",): "c314ea45993c8dcabb908ab8a28328e343a08156f4b302ebdefe4384cd0cf81c",
+    ("medium", "dvd", "aligned"): "ae7d9fd34aa6f15373f8116531a24c70f50d8d3a135a0fd7f970bda2e789bf9f",
+    ("large",): "9a0b9f14e2f189b0f5d0d3a92af8b53b29165b30707b969572b9568a9bb6f5ad",
+    ("ld",): "b17464037bcd57bb865f583e88102c221bd8c73b352735aa0d371fb3cdb1922d",
+    ("clean",): "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c",
+}
+"""Names of each file -> its SHA-256. The first name is that of the file, the card and tables; others name a purpose or
+are older.
+"""
+CATALOG = {
+    name: Model(name, f"fdat_rd_{names[0]}_2x.safetensors", 2, "CC-BY-4.0", digest, f"{names[0]}.md")
+    for names, digest in _FILES.items()
+    for name in names
+}
+"""Every model by each of its names."""
 
 
 def weights_folders() -> tuple[Path, ...]:
@@ -75,9 +65,6 @@ def resolve_model(model: str | PathLike[str]) -> Path:
     Args:
         model: Name or path.
 
-    Returns:
-        Path of the weights file.
-
     Raises:
         ArgumentError: The name is unknown, or the list of user-defined models cannot be read.
         CheckpointError: The installation is damaged.
@@ -87,6 +74,7 @@ def resolve_model(model: str | PathLike[str]) -> Path:
     if entry := CATALOG.get(name):
         return find_installed(entry)
     own = aliases.read_aliases() if aliases.NAME_PATTERN.fullmatch(name) else {}
+    own = {alias.lower(): model for alias, model in own.items()}  # written by hand, a name may have capitals
     if name in own:
         return own[name].file
     try:
@@ -104,13 +92,10 @@ def resolve_model(model: str | PathLike[str]) -> Path:
 
 
 def find_installed(model: Model) -> Path:
-    """Locate the weights of a built-in model.
+    """Locate the weights file of a built-in model.
 
     Args:
         model: Entry of the catalog.
-
-    Returns:
-        Path of the weights file.
 
     Raises:
         CheckpointError: The file is missing or differs from the released one.

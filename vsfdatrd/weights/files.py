@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,28 +19,13 @@ from vsfdatrd.system.files import sha256_file
 
 type Array = NDArray[Any]
 
+_FLOAT_DTYPES = {"fp64": "<f8", "fp32": "<f4", "fp16": "<f2", "bf16": "<u2", "fp8_e4m3": "u1", "fp8_e5m2": "u1"}
 STORED_DTYPES = {
-    "fp64": "<f8",
-    "fp32": "<f4",
-    "fp16": "<f2",
-    "bf16": "<u2",
-    "fp8_e4m3": "u1",
-    "fp8_e5m2": "u1",
-    "int64": "<i8",
-    "int32": "<i4",
-    "int16": "<i2",
-    "int8": "i1",
-    "uint64": "<u8",
-    "uint32": "<u4",
-    "uint16": "<u2",
-    "uint8": "u1",
-    "bool": "?",
+    **_FLOAT_DTYPES,
+    **{"int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1"},
+    **{"uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "?"},
 }
-"""Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `to_numpy_type`."""
-_FLOAT_DTYPES = ("fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2")
-
-ONNX_FIRST_BYTE = b"\x08"
-"""First byte of an ONNX file: the protobuf tag of its format version."""
+"""Data types -> NumPy type codes for reading them from a file. NumPy has no bf16 and no fp8; see `decode_values`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +53,6 @@ class WeightsFile(Protocol):
     @property
     def entries(self) -> Mapping[str, Entry]:
         """The tensors by their names in the file; keys of nested dicts are joined by ``/``."""
-        ...
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
         """Read tensors.
@@ -81,11 +66,10 @@ class WeightsFile(Protocol):
         Raises:
             CheckpointError: The file can no longer be read, or contains values that are not finite.
         """
-        ...
 
 
 def refusal(path: Path, reason: str) -> CheckpointError:
-    """Build the error for a rejected file.
+    """Build the error for a rejected file; the reason completes "the weights file X ...".
 
     Args:
         path: The file.
@@ -94,14 +78,20 @@ def refusal(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"the weights file {str(path)!r} {reason}")
 
 
-def check_file(path: Path) -> stat_result:
-    """Check that a path is a non-empty regular file.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Context in which an OSError becomes a CheckpointError: the file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
 
-    Returns:
-        The status of the file.
+
+def check_file(path: Path) -> stat_result:
+    """Return the status of a non-empty regular file.
 
     Raises:
-        CheckpointError: It is not.
+        CheckpointError: It is not one.
     """
     try:
         status = path.stat()
@@ -119,10 +109,7 @@ def check_file(path: Path) -> stat_result:
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, cached until the file changes.
-
-    Returns:
-        Hexadecimal digits.
+    """Compute the SHA-256 of a file as hexadecimal digits, cached until the file changes.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -133,14 +120,12 @@ def sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
-    try:
+    with reading(path):
         return sha256_file(path)
-    except OSError as error:
-        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
 
 
 def require_torch(path: Path, purpose: str) -> None:
-    """Check that PyTorch is installed.
+    """Check that PyTorch is installed. `purpose` completes "the weights file X ..." up to "needs".
 
     Args:
         path: The file, for the message.
@@ -153,23 +138,6 @@ def require_torch(path: Path, purpose: str) -> None:
         raise refusal(path, f"{purpose} needs PyTorch: {TORCH_INSTALL_COMMAND}")
 
 
-def is_onnx(path: Path) -> bool:
-    """Return whether a file is ONNX, by its suffix or its first bytes.
-
-    Raises:
-        CheckpointError: It is not a readable file.
-    """
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
-    return path.suffix.lower() == ".onnx" or (
-        head.startswith(ONNX_FIRST_BYTE) and head[8:9] != b"{"
-    )  # `{` would be safetensors
-
-
 def is_valid_shape(shape: tuple[object, ...]) -> bool:
     """Return whether a tensor can have this shape: at most 8 dimensions and fewer than 2^40 elements.
 
@@ -179,25 +147,26 @@ def is_valid_shape(shape: tuple[object, ...]) -> bool:
     return len(sides) == len(shape) <= 8 and math.prod(side or 1 for side in sides) < 1 << 40
 
 
-def to_numpy_type(values: Array, dtype: str) -> Array:
-    """Convert stored values to a type that NumPy can calculate with; bf16 and fp8 become float32.
+def decode_values(path: Path, name: str, values: Array, dtype: str) -> Array:
+    """Convert values as stored to contiguous float32; those of integer types are returned as they are.
 
     Args:
+        path: The file, for messages.
+        name: The tensor's name, for messages.
         values: Values as stored.
         dtype: A key of `STORED_DTYPES`.
+
+    Raises:
+        CheckpointError: A value is NaN or beyond float32.
     """
+    if dtype not in _FLOAT_DTYPES:
+        return values
     if dtype == "bf16":  # the upper half of a float32
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    if dtype.startswith("fp8"):
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    elif dtype.startswith("fp8"):
         import ml_dtypes
 
-        kinds = {"fp8_e4m3": ml_dtypes.float8_e4m3fn, "fp8_e5m2": ml_dtypes.float8_e5m2}
-        values = values.view(kinds[dtype]).astype(np.float32)
-    return values
-
-
-def finite_float32(path: Path, name: str, values: Array) -> Array:
-    """Copy values to a contiguous float32 array. Raises CheckpointError if one is NaN or beyond float32."""
+        values = values.view(ml_dtypes.float8_e4m3fn if dtype == "fp8_e4m3" else ml_dtypes.float8_e5m2)
     with np.errstate(over="ignore"):
         values = np.array(values, np.float32, order="C", copy=True)
     if not np.isfinite(values).all():

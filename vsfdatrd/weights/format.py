@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vsfdatrd.weights.files import ONNX_FIRST_BYTE, WeightsFile, check_file, refusal
+from vsfdatrd.weights.files import WeightsFile, check_file, reading, refusal
 from vsfdatrd.weights.safetensors_file import MAX_HEADER, SafetensorsFile
 from vsfdatrd.weights.torch_file import LEGACY_TEXT, TorchFile
 
@@ -13,7 +13,6 @@ _OTHER_FORMATS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"),
     (b"GGUF", "is a GGUF language model, not an image network"),
     (b"\x89HDF", "is an HDF5 file; convert the weights to .safetensors"),
-    (ONNX_FIRST_BYTE, "looks like an ONNX file; give the .safetensors or .pth file the network was exported from"),
 )
 
 
@@ -31,11 +30,8 @@ def open_weights(path: Path, others: Sequence[Callable[[Path, bytes], WeightsFil
         CheckpointError: It is not a valid file of tensors. The message has the reason and what to do.
     """
     size = check_file(path).st_size
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except OSError as error:
-        raise refusal(path, f"cannot be read ({error}); check its permissions") from error
+    with reading(path), path.open("rb") as file:
+        head = file.read(1 << 16)
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= max(size, MAX_HEADER):
         return SafetensorsFile(path)
@@ -52,7 +48,7 @@ def _explain_unknown(head: bytes, size: int, suffix: str) -> str:
     """Explain what an unrecognized file is, and what to do."""
     impostor = next((reason for start, reason in _OTHER_FORMATS if head.startswith(start)), None)
     length = int.from_bytes(head[:8], "little")
-    if suffix.lower() != ".safetensors" or (impostor and head[0] != 8):
+    if impostor or suffix.lower() != ".safetensors":
         return impostor or "is neither a safetensors nor a PyTorch file; give a .safetensors or .pth file of weights"
     if length > size - 8:
         sizes = f"it announces a header of {length:,} bytes and has {max(0, size - 8):,} in all"

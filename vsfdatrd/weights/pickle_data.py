@@ -6,8 +6,8 @@ tuples and dicts are created as usual, and a call of a named function is looked 
 object that is not needed. Names from the standard library are rejected unless they are plain types: weights do not need
 them, and they are how pickles execute code.
 
-Time and memory are bounded by the length of the pickle: no call copies anything, dict keys are plain values (hashing a
-tuple that contains itself forty times would take forever), and the number of steps is limited.
+Time and memory are bounded by the length of the pickle: no call copies anything long, dict keys are short plain values
+(hashing or printing a tuple of tuples of tuples could take forever), and the number of steps is limited.
 """
 
 import builtins
@@ -19,30 +19,16 @@ from typing import IO, Any
 
 MAX_STEPS = 2_000_000
 """Largest number of instructions executed; 10,000 tensors with an optimizer take about 300,000."""
+MAX_NAME = 400
+"""Longest dict key, and longest name of a function or class, in characters."""
 
-_ALLOWED_MODULES = frozenset(
-    {
-        *("_codecs", "_io", "abc", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime", "decimal"),
-        *(
-            "enum",
-            "fractions",
-            "functools",
-            "logging",
-            "numbers",
-            "pathlib",
-            "random",
-            "re",
-            "string",
-            "time",
-            "typing",
-        ),
-        *("uuid", "zoneinfo"),
-    }
+_ALLOWED_MODULES = (
+    *("_codecs", "_io", "abc", "argparse", "array", "collections", "copyreg", "dataclasses", "datetime", "decimal"),
+    *("enum", "fractions", "functools", "logging", "numbers", "pathlib", "random", "re", "string", "time", "typing"),
+    *("uuid", "zoneinfo"),
 )
 """Standard library modules whose objects training programs store as settings and metadata."""
-_ALLOWED_NAMES = frozenset(
-    {"builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType"}
-)  # getattr: for enums
+_ALLOWED_NAMES = ("builtins.getattr", "types.SimpleNamespace", "types.MappingProxyType")  # getattr: for enums
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2, and protocols up to 2
 
 
@@ -72,8 +58,8 @@ class Opaque:
 
 
 type Call = Callable[[tuple[Any, ...]], Any]
-"""Replacement for a named function: takes the arguments, returns the value. It must not copy or build anything
-large.
+"""Replacement for a named function: takes the arguments, returns the value. It must not copy or print anything long:
+a pickle may pass the same object to any number of calls.
 """
 
 
@@ -133,7 +119,7 @@ class _Machine:
                 raise PickleError(f"its pickle has more than {MAX_STEPS:,} steps, which no file of weights needs")
             if opcode.name == "STOP":
                 return self._stack.pop()
-            act = _ACTIONS.get(opcode.name)
+            act = _INSTRUCTIONS.get(opcode.name)
             if act is None:
                 raise PickleError(f"its pickle uses the instruction {opcode.name}, which no file of weights needs")
             act(self, argument)
@@ -144,13 +130,15 @@ class _Machine:
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    # The instructions. `argument` is the value that follows the opcode in the file.
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
 
-    def op_push(self, argument: Any) -> None:
-        self._stack.append(argument)
+    # The instructions, ``op_`` and the name of the opcode. `argument` is the value that follows the opcode in the file.
 
-    def op_ignore(self, argument: Any) -> None:
+    def op_proto(self, argument: Any) -> None:
         pass
+
+    op_frame = op_proto
 
     def op_mark(self, argument: Any) -> None:
         self._below.append(self._stack)
@@ -165,11 +153,15 @@ class _Machine:
     def op_pop_mark(self, argument: Any) -> None:
         self._to_mark()
 
+    op_additems = op_pop_mark  # to a set, whose content is not needed
+
     def op_dup(self, argument: Any) -> None:
         self._stack.append(self._stack[-1])
 
     def op_put(self, argument: Any) -> None:
         self._memo[argument] = self._stack[-1]
+
+    op_binput = op_long_binput = op_put
 
     def op_memoize(self, argument: Any) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
@@ -177,7 +169,9 @@ class _Machine:
     def op_get(self, argument: Any) -> None:
         self._stack.append(self._memo[argument])
 
-    def op_tuple_of(self, size: int) -> None:
+    op_binget = op_long_binget = op_get
+
+    def push_tuple(self, size: int) -> None:
         items = tuple(self._stack[-size:])
         if len(items) < size:
             raise PickleError("its pickle is damaged: a tuple lacks members")
@@ -231,13 +225,15 @@ class _Machine:
 
     def op_stack_global(self, argument: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("its pickle is damaged: it names something that is not text")
+        if not isinstance(name, str) or not isinstance(module, str) or len(module) + len(name) > MAX_NAME:
+            raise PickleError("its pickle is damaged: it names something that is not text, or too long")
         self._stack.append(_check_global(f"{module}.{name}"))
 
     def op_reduce(self, argument: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        self._called(function, arguments)
+        self._call(function, arguments)
+
+    op_newobj = op_reduce
 
     def op_newobj_ex(self, argument: Any) -> None:
         self._stack.pop()
@@ -245,13 +241,13 @@ class _Machine:
 
     def op_inst(self, argument: str) -> None:
         arguments = tuple(self._to_mark())
-        self._called(_check_global(argument.replace(" ", ".", 1)), arguments)
+        self._call(_check_global(argument.replace(" ", ".", 1)), arguments)
 
     def op_obj(self, argument: Any) -> None:
         function, *arguments = self._to_mark()
-        self._called(function, tuple(arguments))
+        self._call(function, tuple(arguments))
 
-    def _called(self, function: Any, arguments: Any) -> None:
+    def _call(self, function: Any, arguments: Any) -> None:
         name = function.full if isinstance(function, GlobalName) else "an object"
         replacement = self._calls.get(name)
         if replacement is None or not isinstance(arguments, tuple):
@@ -277,7 +273,7 @@ class _Machine:
 
 
 def fill_dict(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    """Insert alternating keys and values into a dict. Entries whose key is not a plain value are dropped.
+    """Insert alternating keys and values into a dict. Entries whose key is not a short plain value are dropped.
 
     Args:
         target: The dict.
@@ -292,8 +288,9 @@ def fill_dict(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
         raise PickleError("its pickle is damaged: a key has no value")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Keys are hashed; hashing an integer with a million digits would be slow.
-        if isinstance(key, str | bytes | float) or (isinstance(key, int) and abs(key) < 1 << 64):
+        # Keys are hashed and compared, which would be slow for long ones.
+        short = len(key) <= MAX_NAME if isinstance(key, str) else isinstance(key, int) and -1 << 64 < key < 1 << 64
+        if short or isinstance(key, float):
             target[key] = value
     return target
 
@@ -305,42 +302,16 @@ _VALUE_OPCODES = [
 ]
 """Instructions that push the value that follows them, which pickletools decodes: numbers, text and bytes."""
 
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(_VALUE_OPCODES, _Machine.op_push),
-    **dict.fromkeys(("PROTO", "FRAME"), _Machine.op_ignore),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.op_put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.op_get),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.op_reduce),
-    "NONE": lambda machine, _: machine.op_push(None),
-    "NEWTRUE": lambda machine, _: machine.op_push(True),
-    "NEWFALSE": lambda machine, _: machine.op_push(False),
-    "EMPTY_TUPLE": lambda machine, _: machine.op_push(()),
-    "EMPTY_LIST": lambda machine, _: machine.op_push([]),
-    "EMPTY_DICT": lambda machine, _: machine.op_push({}),
-    "EMPTY_SET": _Machine.op_empty_set,
-    "MARK": _Machine.op_mark,
-    "POP": _Machine.op_pop,
-    "POP_MARK": _Machine.op_pop_mark,
-    "DUP": _Machine.op_dup,
-    "MEMOIZE": _Machine.op_memoize,
-    "TUPLE": _Machine.op_tuple,
-    "TUPLE1": lambda machine, _: machine.op_tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.op_tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.op_tuple_of(3),
-    "LIST": _Machine.op_list,
-    "DICT": _Machine.op_dict,
-    "APPEND": _Machine.op_append,
-    "APPENDS": _Machine.op_appends,
-    "SETITEM": _Machine.op_setitem,
-    "SETITEMS": _Machine.op_setitems,
-    "ADDITEMS": _Machine.op_pop_mark,
-    "FROZENSET": _Machine.op_frozenset,
-    "GLOBAL": _Machine.op_global,
-    "STACK_GLOBAL": _Machine.op_stack_global,
-    "NEWOBJ_EX": _Machine.op_newobj_ex,
-    "INST": _Machine.op_inst,
-    "OBJ": _Machine.op_obj,
-    "BUILD": _Machine.op_build,
-    "PERSID": _Machine.op_persid,
-    "BINPERSID": _Machine.op_binpersid,
+_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(_VALUE_OPCODES, _Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "TUPLE1": lambda machine, _: machine.push_tuple(1),
+    "TUPLE2": lambda machine, _: machine.push_tuple(2),
+    "TUPLE3": lambda machine, _: machine.push_tuple(3),
+    **{name[3:].upper(): method for name, method in vars(_Machine).items() if name.startswith("op_")},
 }

@@ -4,7 +4,6 @@ The package checks that tensors have the right number of bytes and that there ar
 and if another program truncates a mapped file, this process crashes. So values are read with ordinary file reads.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from vsfdatrd.weights.files import (
     Array,
     Entry,
     check_file,
-    finite_float32,
+    decode_values,
     is_valid_shape,
+    reading,
     refusal,
-    to_numpy_type,
 )
 
 MAX_HEADER = 1 << 24
@@ -33,9 +32,6 @@ _DTYPES = {kind.upper().replace("FP", "F").replace("INT", "I").replace("UI", "U"
 class SafetensorsFile:
     """A .safetensors file: an eight-byte header length, a JSON header, then the tensor values without gaps.
 
-    Args:
-        path: The file.
-
     Raises:
         CheckpointError: The file is damaged, or stores a tensor in an unsupported type.
     """
@@ -43,7 +39,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         size = check_file(path).st_size
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, MAX_HEADER):
             raise self._damaged(f"its header cannot be {length:,} bytes long in a file of {size:,} bytes")
@@ -52,7 +48,7 @@ class SafetensorsFile:
         """Where the values of each tensor begin in the file."""
         start = 8 + length
         try:
-            with safe_open(path, "np") as opened:
+            with reading(path), safe_open(path, "np") as opened:
                 for name in opened.offset_keys():
                     view = opened.get_slice(name)
                     entry = self.entries[name] = self._entry(name, view.get_dtype(), tuple(view.get_shape()))
@@ -61,8 +57,6 @@ class SafetensorsFile:
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while deserializing header: ")
             raise self._damaged(f"its header does not describe it ({reason[:160]})") from error
-        except OSError as error:
-            raise refusal(path, f"cannot be read ({error}); check its permissions") from error
 
     def _damaged(self, reason: str) -> CheckpointError:
         return refusal(self.path, f"is damaged: {reason}; download it again")
@@ -76,15 +70,11 @@ class SafetensorsFile:
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
         """Read tensors; see `WeightsFile.read`."""
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             for name, key in names.items():
                 entry = self.entries[key]
-                values = np.empty(math.prod(entry.shape), STORED_DTYPES[entry.dtype])
+                values = np.empty(entry.count, STORED_DTYPES[entry.dtype])
                 file.seek(self._starts[key])
                 if values.size and file.readinto(values.view(np.uint8)) != values.nbytes:
                     raise self._damaged("it ended early")
-                values = values.reshape(entry.shape)
-                yield (
-                    name,
-                    finite_float32(self.path, name, to_numpy_type(values, entry.dtype)) if entry.is_float else values,
-                )
+                yield name, decode_values(self.path, name, values.reshape(entry.shape), entry.dtype)

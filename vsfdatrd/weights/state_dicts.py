@@ -25,48 +25,31 @@ MAX_COUNT = 200
 MAX_MIXED = 4
 """Largest number of prefixes at one level that are each tried as a wrapper of only a part of the network."""
 
-_AVERAGED_WORDS = frozenset({"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"})
+_AVERAGED_WORDS = {"ema", "swa", "averaged", "average", "averaging", "avg", "polyak", "shadow"}
 """Words for weights averaged over many training steps, which give better images than those of the last step."""
-_NETWORK_WORDS = frozenset(
-    {
-        *("params", "param", "parameters", "weights", "state", "dict", "model", "module", "net", "network"),
-        *("netg", "g", "gen", "generator", "student", "sr", "upscaler"),
-    }
-)
+_NETWORK_WORDS = {
+    *("params", "param", "parameters", "weights", "state", "dict", "model", "module", "net", "network"),
+    *("netg", "g", "gen", "generator", "student", "sr", "upscaler"),
+}
 """Words for the network."""
-_EARLIER_WORDS = frozenset({"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"})
+_EARLIER_WORDS = {"online", "current", "last", "raw", "init", "initial", "start", "previous", "old"}
 """Words for weights that are used only if there are no others: not averaged, or from the start of a training."""
-_OTHER_WORDS = frozenset(
-    {
-        *(
-            "opt",
-            "scheduler",
-            "schedulers",
-            "sched",
-            "lr",
-            "scaler",
-            "amp",
-            "grad",
-            "grads",
-            "rng",
-            "loops",
-            "callbacks",
-        ),
-        *("d", "netd", "disc", "discriminator", "discriminators", "critic", "teacher"),
-        *("loss", "losses", "criterion", "vgg", "lpips", "dists", "perceptual", "metric", "metrics"),
-    }
-)
+_OTHER_WORDS = {
+    *("opt", "scheduler", "schedulers", "sched", "lr", "scaler", "amp", "grad", "grads", "rng", "loops", "callbacks"),
+    *("d", "netd", "disc", "discriminator", "discriminators", "critic", "teacher"),
+    *("loss", "losses", "criterion", "vgg", "lpips", "dists", "perceptual", "metric", "metrics"),
+}
 """Words for everything that is not the network: optimizer, discriminator, losses."""
-_COUNTERS = frozenset(
-    ["n_averaged", "initted", "step", "steps", "num_updates", "decay", "epoch", "iter", "global_step"]
-)
+_COUNTERS = {"n_averaged", "initted", "step", "steps", "num_updates", "decay", "epoch", "iter", "global_step"}
 """Scalars that wrappers store among the tensors of the network."""
 _WRAPPER_PREFIX = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 """Name components inserted by torch.compile, FSDP, activation checkpointing and DeepSpeed, at any position."""
 META_UPSAMPLE = "upsampler.MetaUpsample"
-"""Name of a tensor that identifies FDAT and FDAT-RD behind any prefix."""
+"""Buffer of FDAT and FDAT-RD, which identifies them behind any prefix, and their tail: version, index of the upsampler,
+scale, and widths.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +80,6 @@ def state_dicts(entries: Mapping[str, Entry]) -> list[StateDict]:
         StateDict(part, names if rank.not_averaged else _restore_dots(names, plain), not rank.not_averaged)
         for rank, part, names in result
     ]
-
-
-def find_state_dict(entries: Mapping[str, Entry], part: str) -> StateDict | None:
-    """Return the state dict whose `part` this is; None if the file has no such state dict."""
-    return next((result for result in state_dicts(entries) if result.part == part), None)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,21 +114,19 @@ def _find_candidates(
         return
     groups: dict[str, dict[str, str]] = {}
     for name, stored in names.items():
-        if separator := _first_separator(name):
-            first, _, remainder = name.partition(separator)
+        first, separator, remainder = name.partition("/" if "/" in name else ".")  # keys of dicts may contain dots
+        if separator:
             groups.setdefault(first + separator, {})[remainder] = stored
     groups = {first: group for first, group in groups.items() if not _is_other_network(first)}
-    dotted = sum(first.endswith(".") for first in groups)
-    mixed = sum(
-        first.endswith(".") and not _split_words(first).isdisjoint(_NETWORK_WORDS | _AVERAGED_WORDS) for first in groups
-    )
+    known = {first for first in groups if not _split_words(first).isdisjoint(_NETWORK_WORDS | _AVERAGED_WORDS)}
+    dotted = {first for first in groups if first.endswith(".")}
+    mixed = dotted & known
     for first, group in groups.items():
-        words = _split_words(first)
-        recognized = not words.isdisjoint(_NETWORK_WORDS | _AVERAGED_WORDS)
+        words, recognized = _split_words(first), first in known
         # A nested dict is always a candidate. A dotted prefix is one only if it is a known word, all names have it, or
         # an FDAT is behind it.
-        if first.endswith(".") and not (
-            recognized or dotted == 1 or any(name.endswith(META_UPSAMPLE) for name in group)
+        if first in dotted and not (
+            recognized or len(dotted) == 1 or any(name.endswith(META_UPSAMPLE) for name in group)
         ):
             continue
         inner = _Rank(
@@ -159,16 +135,11 @@ def _find_candidates(
             unknown=rank.unknown + (not recognized),
         )
         yield from _find_candidates(entries, group, f"{part}{first}", depth + 1, inner)
-        if not (first.endswith(".") and recognized and mixed <= MAX_MIXED):
+        if first not in mixed or len(mixed) > MAX_MIXED:
             continue
         others = {name: stored for name, stored in own.items() if not name.startswith(first)}
         if others and others.keys().isdisjoint(group):  # only a part of the network is wrapped
             yield replace(inner, unknown=inner.unknown + 1), f"{part}{first}*", _clean_names(entries, group) | others
-
-
-def _first_separator(name: str) -> str:
-    """Separator after the first component of a name; ``/`` has priority, because dict keys may contain dots."""
-    return "/" if "/" in name else "." if "." in name else ""
 
 
 def _clean_names(entries: Mapping[str, Entry], names: Mapping[str, str]) -> dict[str, str]:

@@ -14,35 +14,26 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from vsfdatrd.errors import CheckpointError
-from vsfdatrd.weights import pickle_data
+from vsfdatrd.weights import pickle_data, torch_pickle
 from vsfdatrd.weights.files import (
     STORED_DTYPES,
     Array,
     Entry,
     check_file,
-    finite_float32,
+    decode_values,
     is_valid_shape,
+    reading,
     refusal,
-    to_numpy_type,
 )
 from vsfdatrd.weights.pickle_data import Opaque
-from vsfdatrd.weights.torch_pickle import (
-    CALLS,
-    Latin1Bytes,
-    NumPyArray,
-    Storage,
-    TensorView,
-    resolve_storage,
-    set_state,
-    storage_extent,
-)
+from vsfdatrd.weights.torch_pickle import NumPyArray, TensorView
 
 MAX_PICKLE = 64 << 20
 """Largest accepted pickle in bytes; that of 10,000 tensors with an optimizer has about 5 million."""
@@ -52,8 +43,6 @@ MAX_DEPTH = 8
 """Largest nesting depth of dicts that are searched for tensors."""
 MAX_VISITS = 300_000
 """Largest number of tree entries visited; a dict that is referenced several times counts each time."""
-MAX_KEY = 400
-"""Longest dict key in characters; longer ones are truncated."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
 """First bytes of a legacy file in pickle protocol 0 or 1; later protocols start with ``\\x80`` and their number."""
@@ -65,9 +54,6 @@ class TorchFile:
     """A file written by `torch.save`: a state dict, by itself or within a training checkpoint.
 
     A tensor's name consists of the dict keys that lead to it, joined by ``/``.
-
-    Args:
-        path: The file.
 
     Raises:
         CheckpointError: The file is damaged, unsafe, or in an unsupported format.
@@ -81,20 +67,18 @@ class TorchFile:
         self._objects: list[str] = []
         """Class names of objects that are neither tensors nor dicts."""
         try:
-            with path.open("rb") as file:
+            with reading(path), path.open("rb") as file:
                 tree = self._read_zip(file) if file.read(4) == b"PK\x03\x04" else self._read_legacy(file)
         except pickle_data.ForbiddenName as error:
             raise refusal(path, f"was refused because reading it would run code ({error}); {_SAVE_ADVICE}") from error
         except pickle_data.PickleError as error:
             raise self._damaged(str(error)) from error
-        except OSError as error:
-            raise refusal(path, f"cannot be read ({error}); check its permissions") from error
         self._tensors = self._collect_tensors(tree)
         self.entries: dict[str, Entry] = {}
         claimed = 0
         for name, tensor in self._tensors.items():
             entry = self.entries[name] = Entry(tensor.dtype, tensor.shape)
-            extent = storage_extent(tensor) if isinstance(tensor, TensorView) else 0
+            extent = torch_pickle.storage_extent(tensor) if isinstance(tensor, TensorView) else 0
             claimed += max(entry.count, extent) * np.dtype(STORED_DTYPES[tensor.dtype]).itemsize
         # A tensor with strides of 0 repeats stored values; without a limit, a small file could fill the memory.
         if claimed > 8 * self._size:
@@ -106,8 +90,8 @@ class TorchFile:
     def _damaged(self, reason: str) -> CheckpointError:
         return refusal(self.path, f"is truncated or damaged: {reason[:200]}; download it again")
 
-    def _load(self, file: IO[bytes]) -> Any:
-        return pickle_data.load(file, CALLS, resolve_storage, set_state)
+    def _load(self, file: IO[bytes], persistent: Callable[[Any], Any] = torch_pickle.resolve_storage) -> Any:
+        return pickle_data.load(file, torch_pickle.CALLS, persistent, torch_pickle.set_state)
 
     def _read_zip(self, file: IO[bytes]) -> Any:
         try:
@@ -168,13 +152,12 @@ class TorchFile:
         sizes: dict[str, int] = {}
 
         def persistent(identifier: Any) -> Any:
-            storage = resolve_storage(identifier)
-            if isinstance(storage, Storage) and storage.dtype:
+            storage = torch_pickle.resolve_storage(identifier)
+            if isinstance(storage, torch_pickle.Storage) and storage.dtype:
                 sizes[storage.key] = np.dtype(STORED_DTYPES[storage.dtype]).itemsize
             return storage
 
-        tree = pickle_data.load(head, CALLS, persistent, set_state)
-        keys = self._load(head)
+        tree, keys = self._load(head, persistent), self._load(head)
         position = head.tell()
         for key in keys if isinstance(keys, list) else []:
             file.seek(position)
@@ -206,7 +189,7 @@ class TorchFile:
                 visits += 1
                 if visits > MAX_VISITS:
                     raise self._damaged("it has more entries than any weights file")
-                name = f"{prefix}{str(key)[:MAX_KEY]}"
+                name = f"{prefix}{key}"
                 if isinstance(value, TensorView | NumPyArray):
                     if self._is_supported(name, value):
                         result[name] = value
@@ -223,8 +206,7 @@ class TorchFile:
             raise self._damaged(f"its tensor {name!r} has the shape {str(tensor.shape)[:80]}")
         size, length = np.dtype(STORED_DTYPES[tensor.dtype]).itemsize, math.prod(tensor.shape)
         if isinstance(tensor, NumPyArray):
-            data = tensor.data.text if isinstance(tensor.data, Latin1Bytes) else tensor.data
-            if not isinstance(data, bytes | bytearray | str) or len(data) != length * size:
+            if not isinstance(tensor.data, bytes | bytearray | str) or len(tensor.data) != length * size:
                 raise self._damaged(f"its array {name!r} of shape {tensor.shape} is incomplete")
             return True
         numbers = (tensor.offset, tensor.storage.start, *tensor.strides)
@@ -233,40 +215,37 @@ class TorchFile:
         if tensor.storage.key not in self._locations:
             raise self._damaged(f"the values of its tensor {name!r} are missing")
         _, stored_bytes = self._locations[tensor.storage.key]
-        if (tensor.storage.start + tensor.offset + storage_extent(tensor)) * size > stored_bytes:
+        if (tensor.storage.start + tensor.offset + torch_pickle.storage_extent(tensor)) * size > stored_bytes:
             raise self._damaged(f"the values of its tensor {name!r} are incomplete")
         return True
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Array]]:
         """Read tensors; see `WeightsFile.read`."""
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             for name, key in names.items():
                 tensor = self._tensors[key]
-                values = (
-                    self._decode_array(key, tensor)
-                    if isinstance(tensor, NumPyArray)
-                    else self._read_values(file, key, tensor)
-                )
-                is_float = self.entries[key].is_float
-                yield name, finite_float32(self.path, name, to_numpy_type(values, tensor.dtype)) if is_float else values
+                if isinstance(tensor, NumPyArray):
+                    values = self._decode_array(key, tensor)
+                else:
+                    values = self._read_values(file, key, tensor)
+                yield name, decode_values(self.path, name, values, tensor.dtype)
 
-    def _read_values(self, file: IO[bytes], key: str, tensor: TensorView) -> Array:
+    def _read_values(self, file: io.BufferedReader, key: str, tensor: TensorView) -> Array:
         """Read the values of a tensor in their stored type, contiguous."""
         kind = np.dtype(STORED_DTYPES[tensor.dtype])
-        row = np.empty(storage_extent(tensor), kind)
-        file.seek(self._locations[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
-        if row.size and file.readinto(row.view(np.uint8)) != row.nbytes:  # type: ignore[attr-defined]
-            raise self._damaged(f"it ends within its tensor {key!r}")
-        strides = [step * kind.itemsize for step in tensor.strides]
+        row = np.empty(torch_pickle.storage_extent(tensor), kind)
         if not row.size:
             return np.empty(tensor.shape, kind)
+        file.seek(self._locations[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
+        if file.readinto(row.view(np.uint8)) != row.nbytes:
+            raise self._damaged(f"it ends within its tensor {key!r}")
+        strides = [step * kind.itemsize for step in tensor.strides]
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(row, tensor.shape, strides)).reshape(tensor.shape)
 
     def _decode_array(self, key: str, array: NumPyArray) -> Array:
         """Decode the values of a NumPy array."""
-        data = array.data.text if isinstance(array.data, Latin1Bytes) else array.data
         try:
-            data = data.encode("latin-1") if isinstance(data, str) else data
+            data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
         except UnicodeEncodeError as error:
             raise self._damaged(f"its array {key!r} holds something other than bytes") from error
         values: Array = np.frombuffer(data, STORED_DTYPES[array.dtype])  # type: ignore[call-overload]

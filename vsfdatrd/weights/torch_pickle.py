@@ -12,11 +12,9 @@ from vsfdatrd.weights.files import STORED_DTYPES
 from vsfdatrd.weights.pickle_data import GlobalName, Opaque
 
 _STORAGE_DTYPES = {
-    f"{name}Storage": kind
-    for name, kind in (
-        *(("Double", "fp64"), ("Float", "fp32"), ("Half", "fp16"), ("BFloat16", "bf16"), ("Bool", "bool")),
-        *(("Long", "int64"), ("Int", "int32"), ("Short", "int16"), ("Char", "int8"), ("Byte", "uint8")),
-    )
+    **{"DoubleStorage": "fp64", "FloatStorage": "fp32", "HalfStorage": "fp16", "BFloat16Storage": "bf16"},
+    **{"LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"},
+    **{"ByteStorage": "uint8", "BoolStorage": "bool"},
 }
 """torch storage classes -> data types. Complex and quantized types are not supported."""
 _INTEGERS_AND_BOOL = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
@@ -27,9 +25,10 @@ _TORCH_DTYPES = dict(zip(_INTEGERS_AND_BOOL, _INTEGERS_AND_BOOL, strict=True)) |
 _NUMPY_DTYPES = {
     STORED_DTYPES[kind].lstrip("<"): kind for kind in (*_INTEGERS_AND_BOOL[:-1], "fp64", "fp32", "fp16")
 } | {"b1": "bool"}
+_MAX_SIDES = 64
+"""Largest number of dimensions; neither PyTorch nor NumPy supports more."""
 
-
-_PERSISTENT_TEXT = re.compile(r"\('storage', <class '([\w.]{1,60})'>, '(\w{1,20})', '[\w:]{1,20}', (\d{1,15})[,)]")
+_PERSISTENT_TEXT = re.compile(r"\('storage', <class '([\w.]{1,60})'>, '(\w{1,20})', '[\w:]{1,20}', \d{1,15}[,)]")
 """Persistent id in pickle protocol 0, where it has to be text."""
 
 
@@ -40,8 +39,6 @@ class Storage:
     key: str
     dtype: str
     """Data type; empty if the tensor specifies it (UntypedStorage)."""
-    count: int
-    """Number of values, or of bytes if there is no dtype."""
     start: int = 0
     """Index of the first value within the storage that the key refers to."""
 
@@ -65,7 +62,7 @@ class _NumPyDtype:
 
 @dataclass(slots=True)
 class NumPyArray:
-    """A NumPy array, whose values are in the pickle itself. Filled in by `set_state`."""
+    """A NumPy array, whose values are in the pickle itself, as bytes or Latin-1 text. Filled in by `set_state`."""
 
     dtype: str = ""
     shape: tuple[int, ...] = ()
@@ -73,23 +70,28 @@ class NumPyArray:
     data: object = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Latin1Bytes:
-    """Bytes that pickle protocol 2 stores as text. Not decoded here, because a pickle may refer to them many times."""
-
-    text: str
-
-
 # Replacements for the functions that describe tensors
+
+
+def _sides(values: Any) -> tuple[Any, ...]:
+    """Shape or strides of a tensor. Members that are not 64-bit integers become None: they could be too long to print.
+
+    Raises:
+        ValueError: There are more of them than any tensor has.
+    """
+    if len(values) > _MAX_SIDES:
+        raise ValueError(f"{len(values)} dimensions")
+    return tuple(side if type(side) is int and -1 << 63 <= side < 1 << 63 else None for side in values)
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> Any:
     """``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, and the older ``_rebuild_tensor``."""
     storage, offset, shape, strides = arguments[:4]
     flags = arguments[6] if len(arguments) > 6 else None
-    if not isinstance(storage, Storage) or not storage.dtype or (isinstance(flags, dict) and any(flags.values())):
-        return Opaque("torch.Tensor")  # flags: lazily conjugated or negated
-    return TensorView(storage, storage.dtype, offset, tuple(shape), tuple(strides))
+    lazy = isinstance(flags, dict) and (len(flags) > 10 or any(flags.values()))  # conjugated or negated when used
+    if not isinstance(storage, Storage) or not storage.dtype or lazy:
+        return Opaque("torch.Tensor")
+    return TensorView(storage, storage.dtype, offset, _sides(shape), _sides(strides))
 
 
 def _rebuild_tensor_v3(arguments: tuple[Any, ...]) -> Any:
@@ -98,11 +100,11 @@ def _rebuild_tensor_v3(arguments: tuple[Any, ...]) -> Any:
     dtype_name = _TORCH_DTYPES.get(dtype.full.removeprefix("torch.")) if isinstance(dtype, GlobalName) else None
     if not isinstance(storage, Storage) or dtype_name is None:
         return Opaque("torch.Tensor")
-    return TensorView(storage, dtype_name, offset, tuple(shape), tuple(strides))
+    return TensorView(storage, dtype_name, offset, _sides(shape), _sides(strides))
 
 
 def _first_argument(arguments: tuple[Any, ...]) -> Any:
-    """Parameter, buffer or device tensor: return its data."""
+    """Return the data of a parameter, buffer or device tensor."""
     return arguments[0]
 
 
@@ -118,13 +120,15 @@ def _ordered_dict(arguments: tuple[Any, ...]) -> Any:
     pairs = arguments[0] if arguments else []
     if isinstance(pairs, dict):
         return pairs
-    return pickle_data.fill_dict({}, [part for key, value in pairs for part in (key, value)])
+    items = [part for key, value in pairs for part in (key, value)]
+    pairs.clear()  # so that another call with the same list takes no time
+    return pickle_data.fill_dict({}, items)
 
 
 def _rebuild_array(arguments: tuple[Any, ...]) -> Any:
     """``numpy._core.numeric._frombuffer(buffer, dtype, shape, order)``."""
     data, dtype, shape, order = arguments
-    return NumPyArray(_dtype_name(dtype), tuple(shape), order == "F", data)
+    return NumPyArray(_dtype_name(dtype), _sides(shape), order == "F", data)
 
 
 CALLS: dict[str, pickle_data.Call] = {
@@ -142,8 +146,8 @@ CALLS: dict[str, pickle_data.Call] = {
     "typing.OrderedDict": _ordered_dict,
     "collections.Counter": _ordered_dict,
     "collections.defaultdict": lambda arguments: {},
-    "_codecs.encode": lambda arguments: Latin1Bytes(arguments[0]),
-    "numpy.dtype": lambda arguments: _NumPyDtype(str(arguments[0])[:8]),
+    "_codecs.encode": _first_argument,  # bytes as text; not encoded here, as a pickle may do it many times
+    "numpy.dtype": lambda arguments: _NumPyDtype(arguments[0][:8] if isinstance(arguments[0], str) else ""),
     **dict.fromkeys(
         ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"), lambda arguments: NumPyArray()
     ),
@@ -157,7 +161,7 @@ def set_state(target: Any, state: Any) -> Any:
         target.order = state[1]
     elif isinstance(target, NumPyArray):
         _, shape, dtype, target.fortran, target.data = state
-        target.dtype, target.shape = _dtype_name(dtype), tuple(shape)
+        target.dtype, target.shape = _dtype_name(dtype), _sides(shape)
     return target
 
 
@@ -171,16 +175,16 @@ def _dtype_name(dtype: Any) -> str:
 def resolve_storage(identifier: Any) -> Any:
     """Resolve ``("storage", class, key, device, count)``; in legacy files ``(key, start, count)`` of a view follows."""
     if isinstance(identifier, str) and (text := _PERSISTENT_TEXT.match(identifier)):
-        identifier = ("storage", GlobalName(text[1]), text[2], "", int(text[3]))
+        identifier = ("storage", GlobalName(text[1]), text[2], "", 0)
     match identifier:
-        case ("storage", GlobalName(full=kind), str(key), _, int(count), *rest):
+        case ("storage", GlobalName(full=kind), str(key), _, int(), *rest):
             dtype = "" if kind.endswith("UntypedStorage") else _STORAGE_DTYPES.get(kind.rpartition(".")[2])
             if dtype is None:
                 return Opaque(kind)
             match rest:
-                case [(_, int(start), int(size))]:
-                    return Storage(key, dtype, size, start)
-            return Storage(key, dtype, count)
+                case [(_, int(start), int())]:
+                    return Storage(key, dtype, start)
+            return Storage(key, dtype)
     return Opaque("a persistent object")
 
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from vsfdatrd.errors import (
     CheckpointError,
@@ -46,59 +46,49 @@ class _Requests:
     """
 
     def __init__(self) -> None:
-        """Open the channel."""
-        self._socket: socket.socket | None = None
-        self._pipe: IO[bytes] | None = None
+        self._channel: socket.socket | IO[bytes] | None = None
         self.other: socket.socket | int = subprocess.PIPE
         """The child's end, to be passed as ``stdin`` to subprocess."""
         if sys.platform != "win32":
-            self._socket, self.other = socket.socketpair()
+            self._channel, self.other = socket.socketpair()
             if sys.platform == "darwin":
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+                self._channel.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
 
-    def on_started(self, process: "subprocess.Popen[bytes] | None") -> None:
-        """Close this process's copy of the child's end.
-
-        Args:
-            process: The process that has inherited the end; None if it could not be started.
-        """
+    def on_started(self, process: "subprocess.Popen[bytes]") -> None:
+        """Close this process's copy of the child's end, which the process has inherited."""
         if isinstance(self.other, socket.socket):
             self.other.close()
-        if process is None:
-            self.close()
         else:
-            self._pipe = process.stdin
+            self._channel = process.stdin
 
     def send(self, line: bytes) -> None:
-        """Send a line.
-
-        Args:
-            line: The request, ending in a newline.
+        """Send a request, a line ending in a newline.
 
         Raises:
             OSError: The process is gone.
             ValueError: The channel is closed.
         """
-        if self._socket is not None:
-            self._socket.sendall(line, getattr(socket, "MSG_NOSIGNAL", 0))
-        elif self._pipe is not None:
-            self._pipe.write(line)
-            self._pipe.flush()
+        if isinstance(self._channel, socket.socket):
+            self._channel.sendall(line, getattr(socket, "MSG_NOSIGNAL", 0))
+        elif self._channel is not None:
+            self._channel.write(line)
+            self._channel.flush()
 
     def close(self) -> None:
         """Close the channel. The process reads end of file and exits."""
-        with contextlib.suppress(OSError):
-            if self._socket is not None:
-                self._socket.close()
-            if self._pipe is not None:
-                self._pipe.close()
+        for end in (self._channel, self.other):
+            if end is not None and not isinstance(end, int):
+                with contextlib.suppress(OSError):
+                    end.close()
 
 
 class Worker:
     """A running worker process and its request channel."""
 
     def __init__(self, module: str, purpose: str = "engine", *, huge_pages: bool = False) -> None:
-        """Start ``python -m module``.
+        """Start ``python -m module``. For `huge_pages` see `spawn.child_environment`.
+
+        Messages call it the process of its `purpose`.
 
         Args:
             module: The module to run in the process.
@@ -111,25 +101,29 @@ class Worker:
         interpreter = spawn.find_python()
         self._purpose = purpose
         fill_standard_streams()
-        self.memory = SharedMemory()
-        inherited = () if isinstance(self.memory.address, str) else (self.memory.fd,)
-        self._requests = _Requests()
-        try:
-            self._process = spawn.start_process(
-                [interpreter, "-m", module, str(os.getpid())],
-                stdin=self._requests.other,
-                stdout=subprocess.PIPE,
-                stderr=spawn.child_stderr(),
-                env=spawn.child_environment(huge_pages=huge_pages),
-                pass_fds=inherited,
-                creationflags=spawn.creation_flags(),
-            )
-        except OSError as error:
-            self._requests.on_started(None)
-            self.memory.close()
-            raise EngineError(f"the {purpose}'s process cannot be started: {error}") from error
+        with contextlib.ExitStack() as held:
+            try:
+                self.memory = SharedMemory()
+                held.callback(self.memory.close)
+                self._requests = _Requests()
+                held.callback(self._requests.close)
+                self._process = spawn.start_process(
+                    # -P: files in the current directory, such as json.py, are not modules.
+                    [interpreter, "-P", "-m", module, str(os.getpid())],
+                    stdin=self._requests.other,
+                    stdout=subprocess.PIPE,
+                    stderr=spawn.child_stderr(),
+                    env=spawn.child_environment(huge_pages=huge_pages),
+                    pass_fds=() if isinstance(self.memory.address, str) else (self.memory.fd,),
+                    creationflags=spawn.creation_flags(),
+                )
+            except OSError as error:
+                raise EngineError(f"the {purpose}'s process cannot be started: {error}") from error
+            held.pop_all()
         self._requests.on_started(self._process)
         self._sending = threading.Lock()
+        self.replies = cast(IO[bytes], self._process.stdout)
+        """Stream of the answers, one per line."""
         self.followed = False  # True once another thread reads the replies to end of file and closes them
 
     @property
@@ -141,13 +135,6 @@ class Worker:
     def exit_code(self) -> int | None:
         """Return code of the process; None until `exit_reason` or `close` has waited for its end."""
         return self._process.returncode
-
-    @property
-    def replies(self) -> IO[bytes]:
-        """Stream of the answers, one per line."""
-        if self._process.stdout is None:
-            raise EngineError("the engine's process was started without a pipe")
-        return self._process.stdout
 
     def send(self, **message: Any) -> None:
         """Send one request.
@@ -180,6 +167,8 @@ class Worker:
         """
         self.send(do=request, **arguments)
         line = self.replies.readline()
+        while line.endswith(b"\n") and not line.startswith(b"{"):  # printed by a library before `reply_stream`
+            line = self.replies.readline()
         if not line.endswith(b"\n"):  # end of file, or a line cut off when the process died
             raise EngineError(self.exit_reason())
         answer = json.loads(line)
@@ -210,8 +199,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None and not self.followed:
-            self._process.stdout.close()
+        if not self.followed:
+            self.replies.close()
         self.memory.close()
 
 
@@ -228,11 +217,10 @@ class StandbyWorker:
             module: The module to run in the process.
             huge_pages: See `spawn.child_environment`.
         """
-        self._module = module
-        self._huge_pages = huge_pages
+        self._module, self._huge_pages = module, huge_pages
         self._worker: Worker | None = None
         self._about: dict[str, Any] | None = None
-        self._talking = threading.Lock()
+        self._talking = threading.RLock()
 
     def describe(self) -> dict[str, Any]:
         """Return the library's capabilities on this machine. The process is asked only once."""
@@ -260,14 +248,15 @@ class StandbyWorker:
 
         After an error the process is ended, and the next request starts another one.
         """
-        worker = self.start()
         with self._talking:
+            worker = self.start()
             try:
                 return worker.ask(request, **arguments)
-            except EngineError:
+            except BaseException as error:
+                self._worker = None
+                if not isinstance(error, FdatrdError):
+                    worker.kill()  # interrupted (Ctrl-C): it would still answer, when the next request is waited for
                 worker.close()
-                if self._worker is worker:
-                    self._worker = None
                 raise
 
     def shutdown(self) -> None:

@@ -1,5 +1,6 @@
 """Server side of a worker process; `client.py` is the other end. Each backend's `worker.py` defines the requests."""
 
+import contextlib
 import json
 import math
 import mmap
@@ -21,20 +22,17 @@ class WorkerServer:
 
     A request is handled by the method ``do_<request>``, except ``run``, which computes a slot's frame. A backend's
     subclass defines these methods, sets `shapes` once an engine is loaded, and translates its library's errors in
-    `reason`.
+    `describe_error`.
+
+    Args:
+        replies: The stream to which answers are written.
     """
 
     shapes: tuple[list[int], list[int]] | None = None
     """(C, H, W) of the input and of the output of the loaded engine."""
 
-    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
-        """Create a handler without an engine.
-
-        Args:
-            write: Writes text to the client.
-            flush: Flushes what was written.
-        """
-        self._write, self._flush = write, flush
+    def __init__(self, replies: TextIO) -> None:
+        self._replies = replies
         self._answering = threading.Lock()
         self._collectors = ThreadPoolExecutor(1)
 
@@ -52,12 +50,10 @@ class WorkerServer:
             else:
                 self._answer({"result": getattr(self, f"do_{do}")(**message)})
         except Exception as error:  # every failure is sent as an answer; the client raises it
-            text = str(error) if isinstance(error, EngineError) else self.describe_error(error)
-            slot = {"slot": message["slot"]} if do == "run" else {}
-            self._answer(slot | {"error": text, "kind": type(error).__name__})
+            self._answer_error(error, {"slot": message["slot"]} if do == "run" else {})
 
     def do_map(self, address: str | int, size: int) -> None:
-        """Answer the request ``map``: map the shared memory, and create one slot per pair of input and output in it.
+        """Map the shared memory at `SharedMemory.address`, and create one slot per pair of input and output in it.
 
         Args:
             address: `SharedMemory.address` of the client.
@@ -99,7 +95,7 @@ class WorkerServer:
         raise NotImplementedError
 
     def describe_error(self, error: BaseException) -> str:
-        """Describe an error of the library that runs the engine, as part of a sentence.
+        """Describe any error but an EngineError, such as one of the engine's library, as part of a sentence.
 
         Args:
             error: Any exception other than EngineError.
@@ -109,19 +105,20 @@ class WorkerServer:
     def _answer(self, answer: dict[str, Any]) -> None:
         with self._answering:
             try:
-                self._write(json.dumps(answer) + "\n")
-                self._flush()
+                print(json.dumps(answer), file=self._replies, flush=True)
             except OSError:  # the client is gone
                 os._exit(0)
+
+    def _answer_error(self, error: Exception, slot: dict[str, int]) -> None:
+        text = str(error) if isinstance(error, EngineError) else self.describe_error(error)
+        self._answer(slot | {"error": text, "kind": type(error).__name__})
 
     def _collect(self, slot: int) -> None:
         try:
             self.collect(slot)
             self._answer({"slot": slot})
         except Exception as error:
-            self._answer(
-                {"slot": slot, "error": str(error) if isinstance(error, EngineError) else self.describe_error(error)}
-            )
+            self._answer_error(error, {"slot": slot})
 
 
 def reply_stream() -> TextIO:
@@ -134,10 +131,11 @@ def reply_stream() -> TextIO:
     return replies
 
 
-def serve_forever(create_server: Callable[[Callable[[str], Any], Callable[[], Any]], WorkerServer]) -> None:
+def serve_forever(create_server: Callable[[TextIO], WorkerServer]) -> None:
     """Answer requests until the client closes the channel, then end the process.
 
-    Called by a worker's main module. ``sys.argv[1]`` is the client's process id; this process ends with it.
+    Called by a worker's main module with the backend's `WorkerServer`. ``sys.argv[1]`` is the client's process id; this
+    process ends with it.
 
     Args:
         create_server: Creates the backend's `WorkerServer` from two functions: one writes text to the client, one
@@ -146,7 +144,7 @@ def serve_forever(create_server: Callable[[Callable[[str], Any], Callable[[], An
     end_with_parent(int(sys.argv[1]))
     replies = reply_stream()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which then closes the pipe
-    server = create_server(replies.write, replies.flush)
+    server = create_server(replies)
     for line in sys.stdin:
         server.serve(json.loads(line))
     os._exit(0)  # without waiting for frames in flight, which are no longer needed
@@ -158,4 +156,5 @@ def log_line(text: str) -> None:
     Args:
         text: The text.
     """
-    print(f"fdatrd: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the program that reads it may be gone
+        print(f"fdatrd: {text}", file=sys.stderr)

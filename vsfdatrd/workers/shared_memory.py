@@ -1,6 +1,7 @@
 """Memory mapped by a script and its worker process, through which frames travel without a copy."""
 
 import contextlib
+import math
 import mmap
 import os
 import sys
@@ -8,6 +9,9 @@ import tempfile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vsfdatrd.errors import EngineUnavailable
+from vsfdatrd.system.files import format_bytes
 
 type FramePlanes = NDArray[np.float32]
 """Planes of a frame, (C, H, W)."""
@@ -35,19 +39,24 @@ class SharedMemory:
         return self._name or self._path or self.fd
 
     def resize(self, size: int) -> mmap.mmap:
-        """Set the size and map the memory. May be called once.
+        """Set the size in bytes and return the mapped memory. May be called once.
 
         Args:
             size: Size in bytes.
 
-        Returns:
-            The mapped memory.
+        Raises:
+            EngineUnavailable: There is not enough memory. Not EngineError, after which the cached engine would be built
+                again.
         """
-        if sys.platform == "win32":  # a file would be written to disk and remain there if this process is killed
-            self.map = mmap.mmap(-1, size, tagname=self._name)
-        else:
-            os.ftruncate(self.fd, size)
-            self.map = mmap.mmap(self.fd, size)
+        try:
+            if sys.platform == "win32":  # a file would be written to disk and remain there if this process is killed
+                self.map = mmap.mmap(-1, size, tagname=self._name)
+            else:
+                os.ftruncate(self.fd, size)
+                self.map = mmap.mmap(self.fd, size)
+        except OSError as error:
+            text = f"there is no memory for the engine's frames ({format_bytes(size)}): {error}"
+            raise EngineUnavailable(text) from error
         return self.map
 
     def close(self) -> None:
@@ -75,6 +84,8 @@ def map_shared(address: str | int, size: int) -> mmap.mmap:
         memory = mmap.mmap(-1, size, tagname=str(address))
     else:
         fd = address if isinstance(address, int) else os.open(address, os.O_RDWR)
+        if isinstance(address, str):
+            os.unlink(address)  # both processes have it open, and leave nothing behind if they are killed
         memory = mmap.mmap(fd, size)
         os.close(fd)
     return memory
@@ -83,7 +94,7 @@ def map_shared(address: str | int, size: int) -> mmap.mmap:
 def slot_buffers(
     memory: mmap.mmap, slots: int, input_shape: list[int], output_shape: list[int]
 ) -> list[tuple[FramePlanes, FramePlanes]]:
-    """Divide shared memory into the inputs and outputs of slots, one after the other.
+    """Divide shared memory into the inputs (C, H, W) and outputs (C, H·scale, W·scale) of slots, one after the other.
 
     Args:
         memory: The mapped memory.
@@ -94,13 +105,6 @@ def slot_buffers(
     Returns:
         Input and output of each slot, float32 views of `memory`.
     """
-    result = []
-    offset = 0
-    for _ in range(slots):
-        pair = []
-        for shape in (input_shape, output_shape):
-            count = int(np.prod(shape))
-            pair.append(np.frombuffer(memory, np.float32, count, offset).reshape(shape))
-            offset += 4 * count
-        result.append((pair[0], pair[1]))
-    return result
+    source, result = math.prod(input_shape), math.prod(output_shape)
+    values = np.frombuffer(memory, np.float32, slots * (source + result)).reshape(slots, -1)
+    return [(slot[:source].reshape(input_shape), slot[source:].reshape(output_shape)) for slot in values]

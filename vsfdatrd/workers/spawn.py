@@ -81,67 +81,53 @@ def child_stderr() -> int | None:
     return None if has_stderr() else subprocess.DEVNULL
 
 
-class _StarterThread:
-    """A thread that starts child processes on behalf of all other threads and lives as long as this process.
-
-    A child that asked the kernel to end it with its parent (`end_with_parent`) ends when the thread that started it
-    does, and the threads on which a script is evaluated or frames are computed come and go.
-    """
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], list[str], dict[str, Any]]]
-        self._orders = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="fdatrd-starter", daemon=True).start()
-
-    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process on this thread and wait for it; see `start_process`."""
-        started: Future[subprocess.Popen[bytes]] = Future()
-        self._orders.put((started, command, options))
-        return started.result()
-
-    def _work(self) -> None:
-        while True:
-            started, command, options = self._orders.get()
-            try:
-                started.set_result(subprocess.Popen(command, **options))
-            except BaseException as error:
-                started.set_exception(error)
-            del started, command, options  # do not keep references while waiting for the next request
-
-
-_starter: _StarterThread | None = None
-_starter_lock = threading.Lock()
+type _Orders = queue.SimpleQueue[tuple[Future[subprocess.Popen[Any]], list[str], dict[str, Any]]]
+_orders: _Orders | None = None
+_orders_lock = threading.Lock()
 
 
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Run `subprocess.Popen` on a thread that lives as long as this process.
 
+    A child that asked the kernel to end it with its parent (`end_with_parent`) ends when the thread that started it
+    does, and the threads on which a script is evaluated or frames are computed come and go.
+
     Args:
         command: Program and arguments.
         **options: Keyword arguments of `subprocess.Popen`.
 
-    Returns:
-        The started process.
-
     Raises:
         OSError: As `subprocess.Popen` does.
     """
-    global _starter
-    with _starter_lock:
-        if _starter is None or _starter.pid != os.getpid():  # after a fork only the forking thread exists
-            _starter = _StarterThread()
-        starter = _starter
-    return starter.start(command, **options)
+    global _orders
+    started: Future[subprocess.Popen[Any]] = Future()
+    with _orders_lock:
+        if _orders is None:
+            _orders = queue.SimpleQueue()
+            threading.Thread(target=_start_processes, args=(_orders,), name="fdatrd-starter", daemon=True).start()
+        _orders.put((started, command, options))
+    return started.result()
+
+
+def _start_processes(orders: _Orders) -> None:
+    if sys.platform != "win32":  # inherited: Ctrl-C is for the script, also before `serve_forever` ignores it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    while True:
+        started, command, options = orders.get()
+        try:
+            started.set_result(subprocess.Popen(command, **options))
+        except BaseException as error:
+            started.set_exception(error)
+        del started, command, options  # do not keep references while waiting for the next order
 
 
 if sys.platform != "win32":
 
-    def _renew_lock() -> None:
-        global _starter_lock
-        _starter_lock = threading.Lock()  # the thread that held it does not exist after a fork
+    def _forget_thread() -> None:
+        global _orders, _orders_lock
+        _orders, _orders_lock = None, threading.Lock()  # after a fork only the forking thread exists
 
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_forget_thread)
 
 _PR_SET_PDEATHSIG = 1
 

@@ -13,7 +13,7 @@ from vsfdatrd import __version__
 from vsfdatrd.backends import accuracy
 from vsfdatrd.commands.export import export
 from vsfdatrd.options import Precision
-from vsfdatrd.weights.catalog import MEDIUM_SHA256
+from vsfdatrd.weights.catalog import CATALOG
 
 type Plugin = Callable[[str, Path, Array], Array]
 
@@ -55,7 +55,7 @@ def test_medium(plugin: Plugin, target: Path, precision: Precision) -> None:
     about = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
     assert about == {
         "model": "medium",
-        "weights_sha256": MEDIUM_SHA256,
+        "weights_sha256": CATALOG["medium"].sha256,
         "scale": "2",
         "precision": precision,
         "vsfdatrd": __version__,

@@ -35,6 +35,19 @@ def test_a_black_frame_into_a_channel_block(
 
 
 @tiny
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_norm_without_weights(make_config: Make, make_tensors: Make, precision: Precision) -> None:
+    config, tensors = make_config(), make_tensors()
+    for name in tensors:
+        if ".n1." in name:
+            tensors[name] = np.zeros_like(tensors[name])
+    x = np.random.default_rng(0).random((1, 3, 60, 60), np.float32)
+    run = emulate(graph_for(x, config, tensors, tensorrt_target(precision)), x)
+    assert run.first_bad is None
+    assert rms_error(run.output, run_torch(build_network(config, tensors), x)) < {"fp32": 1e-5, "fp16": 4e-3}[precision]
+
+
+@tiny
 @pytest.mark.parametrize("turing", [False, True])
 @pytest.mark.parametrize("precision", [*HALF, "fp32"])
 def test_tokens_of_nothing(make_config: Make, make_tensors: Make, precision: Precision, turing: bool) -> None:

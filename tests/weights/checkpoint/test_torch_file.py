@@ -192,6 +192,15 @@ def _tensor(shape: bytes, strides: bytes, offset: bytes = b"K\0", count: bytes =
     return b"X\1\0\0\0a" + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides + b"\x89}tRs"
 
 
+def _text(text: bytes) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text
+
+
+TUPLES = b")" + b"2\x86" * 45
+"""Tuples in tuples: printed, they would be 2^45 pairs of brackets."""
+LONG_NUMBER = b"\x8b" + (4000).to_bytes(4, "little") + b"\x7f" * 4000
+
+
 def _fan() -> bytes:
     """Dicts in dicts, each used forty times in the next."""
     steps = b"}q\0"
@@ -222,6 +231,42 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "long numbers as keys": (
         b"}\x8b" + (10**6).to_bytes(4, "little") + b"\x7f" * 10**6 + b"q\x000" + b"h\0Ns" * 100_000,
         "no weights",
+    ),
+    "tuples in tuples as a type": (b"cnumpy\ndtype\n" + TUPLES + b"\x85R", "no weights"),
+    "tuples in tuples as a side": (b"}" + _tensor(TUPLES + b"\x85", b"K\1\x85"), "has the shape (None,)"),
+    "a long number as a side": (b"}" + _tensor(LONG_NUMBER + b"\x85", b"K\1\x85"), "has the shape (None,)"),
+    "a long shape many times": (
+        b"](" + b"N" * 500_000 + b"eq\0" + b"0}" + _tensor(b"h\0", b"h\0") * 20_000,
+        "arguments that it does not take",
+    ),
+    "a long list of pairs many times": (
+        _text(b"ab")
+        + b"q\0]("
+        + b"h\0" * 500_000
+        + b"eq\1"
+        + b"ccollections\nOrderedDict\nq\2"
+        + b"h\2h\1\x85R0" * 50_000,
+        "no weights",
+    ),
+    "long bytes as keys": (
+        b"B" + (10**7).to_bytes(4, "little") + bytes(10**7) + b"q\1}q\2h\1}s](" + b"h\2" * 100_000 + b"e",
+        "no weights",
+    ),
+    "long equal texts as keys": (
+        _text(b"a" * 10**7) + b"q\0" + _text(b"a" * 10**7) + b"q\1}" + b"h\0Ns" + b"h\1Ns" * 100_000,
+        "no weights",
+    ),
+    "a long name many times": (
+        _text(b"a" * 10**7) + b"q\0]" + b"h\0h\0\x93a" * 50_000,
+        "names something that is not text, or too long",
+    ),
+    "long flags many times": (
+        b"}("
+        + b"".join(b"J" + n.to_bytes(4, "little") + b"\x89" for n in range(200_000))
+        + b"uq\1"
+        + b"0}"
+        + _tensor(b"K\1\x85", b"K\1\x85").replace(b"}t", b"}h\1t") * 20_000,
+        "(torch.Tensor) instead of weights",
     ),
     "a tensor outside": (b"}" + _tensor(b"K\x11\x85", b"K\1\x85"), "are incomplete"),
     "a tensor before the beginning": (
@@ -289,6 +334,21 @@ def test_a_file_that_is_truncated_while_it_is_used_is_an_error(tmp_path: Path, s
     os.truncate(path, 3000)
     with pytest.raises(CheckpointError, match="it ends within its tensor"):
         dict(file.read({name: name for name in state}))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_vanishes_while_it_is_used_is_an_error(tmp_path: Path, tensors: Tensors, suffix: str) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pth":
+        torch.save({name: torch.from_numpy(values) for name, values in tensors.items()}, path)
+    else:
+        save_file(tensors, path)
+    file = _open(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"a\..* cannot be read .*No such file"):
+        dict(file.read({name: name for name in tensors}))
 
 
 def test_old_formats(tmp_path: Path, state: Tensors) -> None:

@@ -1,7 +1,6 @@
 """The architectures that weights files can hold. Each is one file in this folder and one line of `ARCHITECTURES`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vsfdatrd.archs.config import from_plain
@@ -11,16 +10,9 @@ from vsfdatrd.archs.registry.fdat import Fdat
 from vsfdatrd.archs.registry.fdat_rd import FdatRd
 from vsfdatrd.archs.registry.onnx import Onnx
 from vsfdatrd.archs.registry.spandrel import Spandrel
-from vsfdatrd.weights.files import WeightsFile
-from vsfdatrd.weights.format import open_weights
 
 ARCHITECTURES: tuple[Architecture[Any], ...] = (FdatRd(), ArtCnn(), Fdat(), Onnx(), Spandrel())
 """In the order in which tensors are compared with them."""
-
-
-def open_any(path: Path) -> WeightsFile:
-    """Open a weights file of any format; see `weights.format.open_weights`."""
-    return open_weights(path, [architecture.open_own_format for architecture in ARCHITECTURES])
 
 
 def restore_descriptor(plain: Mapping[str, Any]) -> ModelDescriptor:
@@ -28,9 +20,6 @@ def restore_descriptor(plain: Mapping[str, Any]) -> ModelDescriptor:
 
     Args:
         plain: Plain values, perhaps from another version of this package.
-
-    Returns:
-        An equal descriptor.
 
     Raises:
         ValueError: A value is missing or has the wrong type, or the architecture is unknown.

@@ -15,7 +15,7 @@ from vsfdatrd.archs.size import SizeRequirements
 from vsfdatrd.graph.target import OPENVINO, GraphTarget
 from vsfdatrd.weights.files import Array, Entry, WeightsFile, refusal, require_torch, sha256
 from vsfdatrd.weights.format import open_weights
-from vsfdatrd.weights.state_dicts import find_state_dict
+from vsfdatrd.weights.state_dicts import META_UPSAMPLE, state_dicts
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,7 @@ type Planes = Literal["rgb", "luma", "chroma"]
 
 FOREIGN_VERSION = 4
 """Incremented with every change to the graphs of architectures other than FDAT-RD and FDAT."""
-BUFFER_SUFFIXES = ("upsampler.MetaUpsample", ".init_pos")
+BUFFER_SUFFIXES = (META_UPSAMPLE, ".init_pos")
 """Ends of the names of buffers that networks of several architectures have."""
 _CHANNEL_COUNTS: dict[Planes, tuple[int, int]] = {"rgb": (3, 3), "luma": (1, 1), "chroma": (3, 2)}
 
@@ -264,10 +264,10 @@ class Checkpoint:
         self.check_unchanged()
         architecture = self.descriptor.architecture
         file = open_weights(self.path, [architecture.open_own_format])
-        state_dict = find_state_dict(file.entries, self.descriptor.part)
-        if state_dict is None:
+        names = next((found.names for found in state_dicts(file.entries) if found.part == self.descriptor.part), None)
+        if names is None:
             raise refusal(self.path, "was changed while it was in use; run the script again")
-        return dict(file.read(architecture.canonical_names(state_dict.names)))
+        return dict(file.read(architecture.canonical_names(names)))
 
     def network(self) -> "nn.Module":
         """Build the network with its weights as a PyTorch module.

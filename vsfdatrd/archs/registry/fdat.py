@@ -1,6 +1,6 @@
 """FDAT, the predecessor of FDAT-RD. Its PyTorch module is spandrel's."""
 
-from typing import override
+from typing import cast, override
 
 from vsfdatrd.archs.fdat import FdatConfig, is_fdat
 from vsfdatrd.archs.fdat_rd import META_UPSAMPLE
@@ -8,7 +8,6 @@ from vsfdatrd.archs.fdat_shapes import fdat_config_from_shapes
 from vsfdatrd.archs.registry.base import TensorIndex
 from vsfdatrd.archs.registry.fdat_rd import FdatFamily, read_meta_upsample
 from vsfdatrd.archs.registry.spandrel import SpandrelModule
-from vsfdatrd.errors import CheckpointError
 
 
 class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
@@ -23,10 +22,7 @@ class Fdat(FdatFamily[FdatConfig], SpandrelModule[FdatConfig]):
 
     @override
     def configure(self, tensors: TensorIndex) -> FdatConfig:
-        config = self._config(tensors)
-        if config is None:
-            raise CheckpointError("it is not an FDAT")
-        return config
+        return cast(FdatConfig, self._config(tensors))  # never None for what `detect` has found
 
     def _config(self, tensors: TensorIndex) -> FdatConfig | None:
         if not all(entry.is_float for name, entry in tensors.entries.items() if name != META_UPSAMPLE):

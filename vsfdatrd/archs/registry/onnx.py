@@ -8,7 +8,7 @@ from vsfdatrd.archs.onnx import OnnxConfig, Range
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint
 from vsfdatrd.cache.manifest import digest_of
 from vsfdatrd.graph.target import GraphTarget
-from vsfdatrd.weights.files import is_onnx, refusal
+from vsfdatrd.weights.files import reading, refusal
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,10 @@ class Onnx(Architecture[OnnxConfig]):
 
     @override
     def is_own_file(self, path: Path) -> bool:
-        return is_onnx(path)
+        with reading(path), path.open("rb") as file:
+            head = file.read(9)
+        # 8 is the protobuf tag of ONNX's format version; `{` would be safetensors
+        return path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and head[8:] != b"{")
 
     @override
     def describe_file(self, path: Path, multiple: int | None, input_range: Range | None) -> tuple[OnnxConfig, int, str]:

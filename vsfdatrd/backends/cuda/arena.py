@@ -46,13 +46,13 @@ def assign_offsets(lifetimes: Sequence[BufferLifetime]) -> tuple[list[int], int]
             for n in placed
             if lifetimes[n].overlaps(lifetimes[i])
         )
-        best, smallest, end = None, None, 0
+        gaps: list[tuple[int, int]] = []  # size and offset
+        end = 0
         for start, stop in taken:
-            gap = start - end
-            if gap >= size and (smallest is None or gap < smallest):
-                best, smallest = end, gap
+            if start - end >= size:
+                gaps.append((start - end, end))
             end = max(end, stop)
-        offsets[i] = end if best is None else best
+        offsets[i] = min(gaps)[1] if gaps else end
         total = max(total, offsets[i] + size)
         placed.append(i)
     return offsets, total

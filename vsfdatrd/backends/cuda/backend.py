@@ -43,6 +43,7 @@ PROCESS_BYTES = 600 << 20
 """GPU memory of a CUDA context, kernels and small allocations. As for TensorRT; not measured for these kernels."""
 
 _standby = StandbyWorker("vsfdatrd.backends.cuda.worker")
+warm_up = _standby.warm_up
 shutdown = _standby.shutdown
 
 
@@ -74,11 +75,6 @@ def unsupported_reason(model: ModelDescriptor) -> str | None:
     return None
 
 
-def warm_up() -> None:
-    """Start the worker that will run the engine."""
-    _standby.start()
-
-
 def version(device: Sequence[int] = (0,)) -> str:
     """Return a digest of all kernels; see `Backend.version`."""
     compiled = _load_manifest()
@@ -90,7 +86,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     """List the precisions that there are kernels for; see `Backend.precisions`."""
     compiled, config = _load_manifest(), checkpoint.descriptor.config
     channels = config.embed_dim if isinstance(config, FdatRdConfig) else 0
-    return tuple(precision for precision in TYPES if compiled and compiled.supports(channels, precision))
+    return tuple(precision for precision in TYPES if compiled and compiled.of_network(channels, precision))
 
 
 def device_name(spec: EngineSpec) -> str:
@@ -191,12 +187,8 @@ def _fdat_rd_config(spec: EngineSpec) -> FdatRdConfig:
 def _needed_bytes(spec: EngineSpec) -> int:
     """Return the bytes of GPU memory for a network with every part at work, its weights, and its frames."""
     config, network = _fdat_rd_config(spec), spec.checkpoint.descriptor
-    compiled = manifest.load()
-    tiles = {
-        name: kernel.constants
-        for (name, channels, precision), kernel in compiled.kernels.items()
-        if (channels, precision) == (config.embed_dim, spec.precision)
-    }
+    compiled = manifest.load().of_network(config.embed_dim, spec.precision)
+    tiles = {name: kernel.constants for name, kernel in compiled.items()}
     plan = make_plan(config, assume_all_active(config), tiles, spec.height, spec.width, TYPES[spec.precision])
     # One frame more than are in flight: the buffers that the network reads and writes.
     frames = spec.height * spec.width * memory.frame_bytes(network) * ((spec.streams or DEFAULT_STREAMS) + 1)

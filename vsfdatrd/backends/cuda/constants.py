@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda import packing, tail_packing
@@ -25,7 +26,7 @@ class ConstantBlock:
 def pack_constants(
     plan: Plan, config: FdatRdConfig, weights: Weights, kernels: Kernels, types: StoredTypes
 ) -> ConstantBlock:
-    """Pack the weights for the launches of a plan.
+    """Pack the weights of a network for the launches of a plan.
 
     Args:
         plan: The plan.
@@ -34,15 +35,12 @@ def pack_constants(
         kernels: Compile-time constants of the kernels.
         types: Types of the buffers.
 
-    Returns:
-        The constants of the plan.
-
     Raises:
         OverflowError: A weight is beyond the range of its type.
     """
     arrays: dict[Constant, Array] = {}
     for launch in plan.launches:
-        names = _constant_names(launch)
+        names = {argument.name for argument in launch.arguments if isinstance(argument, Constant)}
         if not names:
             continue
         packed = _pack_launch(launch, config, weights.below(launch.module), kernels, types)
@@ -50,22 +48,15 @@ def pack_constants(
             raise ValueError(f"{launch.kernel} takes {sorted(names)}, not {sorted(packed)}")
         for name, array in packed.items():
             arrays[Constant(launch.module, launch.kernel, name, launch.part)] = array
-    offsets, end = {}, 0
-    for constant, array in arrays.items():
-        offsets[constant] = end
-        end += align_up(array.nbytes)
-    return ConstantBlock(arrays, offsets, end)
-
-
-def _constant_names(launch: Launch) -> set[str]:
-    return {argument.name for argument in launch.arguments if isinstance(argument, Constant)}
+    ends = list(accumulate((align_up(array.nbytes) for array in arrays.values()), initial=0))
+    return ConstantBlock(arrays, dict(zip(arrays, ends, strict=False)), ends[-1])
 
 
 def _pack_launch(
     launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: StoredTypes
 ) -> packing.Constants:
     """Pack the constants of one launch from the tensors of its module."""
-    tiles = kernels[launch.kernel]
+    tiles, ffn_width = kernels[launch.kernel], FFN_EXPANSION * config.embed_dim
     match launch.kernel:
         case "conv_first":
             return packing.conv_first(tensors, config.unshuffle, tiles["BLOCK_K"])
@@ -74,9 +65,9 @@ def _pack_launch(
         case "window_attention":
             return packing.window_attention(tensors, tiles["PADDED_TOKENS"], types)
         case "ffn_fc1":
-            return packing.ffn_fc1(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
+            return packing.ffn_fc1(tensors, launch.part, ffn_width, types)
         case "ffn_smix_fc2":
-            return packing.ffn_smix_fc2(tensors, launch.part, FFN_EXPANSION * config.embed_dim, types)
+            return packing.ffn_smix_fc2(tensors, launch.part, ffn_width, types)
         case kernel if kernel in tail_packing.TAIL_KERNELS:
             return tail_packing.pack_tail(launch, config, tensors, kernels, types)
         case kernel if kernel in _WITH_TYPES:

@@ -17,18 +17,15 @@ DEFAULT_SHARED_BYTES = 48 << 10
 
 
 def check_call(result: tuple[Any, ...], operation: str) -> Any:
-    """Check the status of a driver call.
+    """Check the result of a driver call, a status and at most one value. Return the value, if there is one.
 
     Args:
         result: What the call returned: its status, then at most one value.
         operation: What the call was for, for the message.
 
-    Returns:
-        The value, if there is one.
-
     Raises:
         EngineUnavailable: The driver is too old for the kernels.
-        EngineError: The call failed.
+        EngineError: The call failed; the message says what `operation` it was for.
     """
     status, *values = result
     if status == driver.CUresult.CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
@@ -51,20 +48,17 @@ class Kernel:
             ptx: The code.
             entry: Name of the kernel in it.
             threads: Threads of a block.
-            shared: Dynamic shared memory of a block in bytes.
+            shared: Bytes of dynamic shared memory of a block.
 
         Raises:
             EngineUnavailable: The driver is too old.
             EngineError: It cannot be compiled.
         """
         self._entry, self._threads, self._shared = entry, threads, shared
-        code = ptx + b"\0"
-        self._library = check_call(
-            driver.cuLibraryLoadData(code, [], [], 0, [], [], 0), f"compiling the kernel {entry}"
-        )
-        self._kernel = check_call(
-            driver.cuLibraryGetKernel(self._library, entry.encode()), f"finding the kernel {entry}"
-        )
+        loaded = driver.cuLibraryLoadData(ptx + b"\0", [], [], 0, [], [], 0)
+        self._library = check_call(loaded, f"compiling the kernel {entry}")
+        found = driver.cuLibraryGetKernel(self._library, entry.encode())
+        self._kernel = check_call(found, f"finding the kernel {entry}")
 
     def allow_shared(self, index: int) -> None:
         """Allow blocks to use as much shared memory of a GPU as they need.

@@ -1,6 +1,7 @@
 """The list of launches while a plan is made, with buffers that have no place in memory yet."""
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,12 @@ from vsfdatrd.backends.cuda.plan import Constant, Frame, Kernels, Launch, Plan, 
 _FLOAT = np.dtype(np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
     """A buffer without a place yet."""
 
-    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        self.dtype, self.shape = dtype, shape
-        self.first = self.last = -1  # numbers of launches
-
-    def mark_used(self, step: int) -> None:
-        """Note that a launch reads or writes the buffer."""
-        self.first, self.last = (step if self.first < 0 else self.first), step
-
-    @property
-    def lifetime(self) -> BufferLifetime:
-        """Size and lifetime of the buffer."""
-        return BufferLifetime(math.prod(self.shape) * self.dtype.itemsize, self.first, self.last)
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
 
 type Argument = Buffer | Frame | str | int
@@ -34,22 +26,18 @@ type Argument = Buffer | Frame | str | int
 
 
 class LaunchList:
-    """Collects launches, and assigns offsets to their buffers in the end.
-
-    Args:
-        kernels: Compile-time constants of the kernels.
-        types: Types of the buffers.
-    """
+    """Collects launches, and assigns offsets to their buffers in the end."""
 
     def __init__(self, kernels: Kernels, types: StoredTypes) -> None:
         self.types = types
         self._kernels = kernels
-        self._launches: list[tuple[str, str, tuple[int, int, int], tuple[Argument, ...], int]] = []
+        self._launches: list[tuple[Launch, list[Buffer | Constant | Frame | int]]] = []
 
     def add_launch(self, kernel: str, module: str, grid: tuple[int, ...], *arguments: Argument, part: int = 0) -> None:
         """Add a launch; see `Launch`. The grid may have fewer than three axes."""
         x, y, z = (*grid, 1, 1)[:3]
-        self._launches.append((kernel, module, (x, y, z), arguments, part))
+        resolved = [Constant(module, kernel, each, part) if isinstance(each, str) else each for each in arguments]
+        self._launches.append((Launch(kernel, module, (x, y, z), (), part), resolved))
 
     def tile_size(self, kernel: str, name: str) -> int:
         """Return a compile-time constant of a kernel."""
@@ -73,28 +61,22 @@ class LaunchList:
 
     def finish(self) -> Plan:
         """Assign every buffer its offset in the arena."""
-        buffers: dict[Buffer, None] = {}  # keeps their order
-        for step, (_, _, _, arguments, _) in enumerate(self._launches):
+        uses: dict[Buffer, list[int]] = {}
+        for step, (_, arguments) in enumerate(self._launches):
             for argument in arguments:
                 if isinstance(argument, Buffer):
-                    argument.mark_used(step)
-                    buffers[argument] = None
-        offsets, size = assign_offsets([buffer.lifetime for buffer in buffers])
+                    uses.setdefault(argument, []).append(step)
+        offsets, size = assign_offsets(
+            [
+                BufferLifetime(math.prod(buffer.shape) * buffer.dtype.itemsize, steps[0], steps[-1])
+                for buffer, steps in uses.items()
+            ]
+        )
         regions = {
-            buffer: Region(offset, buffer.shape, buffer.dtype) for buffer, offset in zip(buffers, offsets, strict=True)
+            buffer: Region(offset, buffer.shape, buffer.dtype) for buffer, offset in zip(uses, offsets, strict=True)
         }
-
-        def resolved(argument: Argument, kernel: str, module: str, part: int) -> Region | Constant | Frame | int:
-            match argument:
-                case Buffer():
-                    return regions[argument]
-                case str():
-                    return Constant(module, kernel, argument, part)
-                case _:
-                    return argument
-
         launches = (
-            Launch(kernel, module, grid, tuple(resolved(each, kernel, module, part) for each in arguments), part)
-            for kernel, module, grid, arguments, part in self._launches
+            replace(launch, arguments=tuple(regions[each] if isinstance(each, Buffer) else each for each in arguments))
+            for launch, arguments in self._launches
         )
         return Plan(tuple(launches), size)

@@ -136,7 +136,7 @@ def unsupported_config_reason(config: FdatRdConfig) -> str | None:
 
 
 def offsets_fit(config: FdatRdConfig, height: int, width: int) -> bool:
-    """Return whether the kernels can compute with the offsets in maps of this size.
+    """Return whether the kernels can number all values of a padded frame of height × width pixels in every buffer.
 
     Args:
         config: The network.

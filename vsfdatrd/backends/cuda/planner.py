@@ -27,7 +27,9 @@ PARTIAL_SUMS = 192
 def make_plan(
     config: FdatRdConfig, active: ActiveParts, kernels: Kernels, height: int, width: int, types: StoredTypes
 ) -> Plan:
-    """Plan a network.
+    """Plan a network for padded frames of height × width pixels, multiples of `config.multiple`.
+
+    `plan.unsupported_config_reason` of the network must be None.
 
     Args:
         config: The network, for which `plan.unsupported_config_reason` is None.
@@ -36,9 +38,6 @@ def make_plan(
         height: Height of the padded frame in pixels, a multiple of `config.multiple`.
         width: Width of the padded frame in pixels, a multiple of `config.multiple`.
         types: Types of the buffers.
-
-    Returns:
-        The plan.
     """
     planner = _Planner(config, active, kernels, height // config.unshuffle, width // config.unshuffle, types)
     planner.plan_network()
@@ -65,21 +64,18 @@ class _Planner(LaunchList):
 
     # Building blocks
 
-    def _count_row_blocks(self, kernel: str) -> int:
-        """Return the number of programs of a kernel that processes BLOCK_ROWS tokens in each."""
-        return self.count_blocks(kernel, "BLOCK_ROWS", self._count)
+    def _add_row_launch(self, kernel: str, module: str, *arguments: Argument, part: int = 0) -> None:
+        """Add a launch of a kernel that processes BLOCK_ROWS tokens in each program."""
+        grid = (self.count_blocks(kernel, "BLOCK_ROWS", self._count),)
+        self.add_launch(kernel, module, grid, *arguments, part=part)
 
     def _divide_tokens(self, kernel: str, programs: int) -> tuple[int, int]:
-        """Divide the tokens into parts for partial sums.
-
-        Args:
-            kernel: A kernel that processes a number of tiles of BLOCK_ROWS tokens in a program.
-            programs: Number of programs for each part.
+        """Divide the tokens into parts for partial sums, each computed by a number of programs of a kernel.
 
         Returns:
-            Number of tiles in a part, and the number of parts.
+            Tiles of BLOCK_ROWS tokens in a part, and the number of parts.
         """
-        blocks = self._count_row_blocks(kernel)
+        blocks = self.count_blocks(kernel, "BLOCK_ROWS", self._count)
         tiles = -(-blocks // max(1, PARTIAL_SUMS // programs))
         return tiles, -(-blocks // tiles)
 
@@ -96,31 +92,18 @@ class _Planner(LaunchList):
         for g, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._plan_group(deep, g, blocks)
         maps = self.new_map(self._count, config.embed_dim)
-        grid = (self._count_row_blocks("conv_after"),)
         size = self._height, self._width
-        self.add_launch("conv_after", "conv_after", grid, deep.values, "weight", shallow, maps, *size)
+        self._add_row_launch("conv_after", "conv_after", deep.values, "weight", shallow, maps, *size)
         plan_tail(self, config, self._active, maps, *size)
 
     def _plan_conv_first(self, shallow: Buffer) -> _Tokens:
         config, out = self._config, self._new_tokens()
         u, block = config.unshuffle, self.tile_size("conv_first", "BLOCK_K")
         in_features = config.in_channels * 9 * u * u
-        self.add_launch(
-            "conv_first",
-            "conv_first" if u == 1 else "conv_first.1",
-            (self._count_row_blocks("conv_first"),),
-            Frame(is_output=False),
-            "weight",
-            "bias",
-            shallow,
-            out.values,
-            out.stats,
-            self._height,
-            self._width,
-            u,
-            in_features,
-            -(-in_features // block) * block,
-        )
+        features = (in_features, -(-in_features // block) * block)
+        outputs = (shallow, out.values, out.stats)
+        arguments = (Frame(is_output=False), "weight", "bias", *outputs, self._height, self._width, u, *features)
+        self._add_row_launch("conv_first", "conv_first" if u == 1 else "conv_first.1", *arguments)
         return out
 
     def _plan_group(self, deep: _Tokens, group: int, blocks: list[tuple[Kind, tuple[int, int]]]) -> _Tokens:
@@ -139,7 +122,7 @@ class _Planner(LaunchList):
                 t = self._plan_feed_forward(t, module)
         out = self._new_tokens()
         arguments = (t.values, "weight", deep.values, out.values, out.stats, self._height, self._width)
-        self.add_launch("conv_group", f"groups.{group}.conv", (self._count_row_blocks("conv_group"),), *arguments)
+        self._add_row_launch("conv_group", f"groups.{group}.conv", *arguments)
         return out
 
     # Blocks: each adds something to the tokens t
@@ -147,27 +130,13 @@ class _Planner(LaunchList):
     def _plan_spatial_block(self, t: _Tokens, module: str, window: tuple[int, int]) -> _Tokens:
         c, size = self._config.embed_dim, (self._height, self._width)
         qkv, conv = self.new_values(self._count, 3 * c), self.new_values(self._count, c)
-        grid: tuple[int, ...] = (self._count_row_blocks("norm_qkv"),)
-        self.add_launch("norm_qkv", module, grid, t.values, t.stats, "weight", "bias", qkv, *size, *window)
+        self._add_row_launch("norm_qkv", module, t.values, t.stats, "weight", "bias", qkv, *size, *window)
         gate = self._plan_pooled_gate(t, conv, module)
         out = self._new_tokens()
         grid = (-(-WINDOW_TOKENS // self.tile_size("window_attention", "BLOCK_QUERIES")), self._count // WINDOW_TOKENS)
-        self.add_launch(
-            "window_attention",
-            module,
-            grid,
-            qkv,
-            "position_bias",
-            "proj_weight",
-            "proj_bias",
-            gate,
-            conv,
-            t.values,
-            out.values,
-            out.stats,
-            *size,
-            *window,
-        )
+        weights = ("position_bias", "proj_weight", "proj_bias")
+        arguments = (qkv, *weights, gate, conv, t.values, out.values, out.stats, *size, *window)
+        self.add_launch("window_attention", module, grid, *arguments)
         return out
 
     def _plan_pooled_gate(self, t: _Tokens, conv: Buffer, module: str) -> Buffer:
@@ -187,11 +156,8 @@ class _Planner(LaunchList):
         c, count = self._config.embed_dim, self._count
         blocks = c // self.tile_size("partial_moments", "BLOCK_C")
         tiles, parts = self._divide_tokens("partial_moments", blocks)
-        moments, sums, references = (
-            self.new_floats(parts, c, c),
-            self.new_floats(parts, c),
-            self.new_floats(parts, c),
-        )
+        moments = self.new_floats(parts, c, c)
+        sums, references = self.new_floats(parts, c), self.new_floats(parts, c)
         grid: tuple[int, ...] = (parts, blocks)
         self.add_launch("partial_moments", module, grid, t.values, t.stats, moments, sums, references, count, tiles)
         covariance, mean = self.new_floats(c, c), self.new_floats(c)
@@ -208,22 +174,9 @@ class _Planner(LaunchList):
         proj = ("proj_weight", "proj_bias")
         self.add_launch("channel_attention_matrix", module, (blocks, blocks), *attended, *proj, matrix, bias)
         out = self._new_tokens()
-        self.add_launch(
-            "apply_channel_attention",
-            module,
-            (self._count_row_blocks("apply_channel_attention"),),
-            t.values,
-            t.stats,
-            matrix,
-            bias,
-            "depthwise_weight",
-            "tap_bias",
-            "gate_weight",
-            out.values,
-            out.stats,
-            self._height,
-            self._width,
-        )
+        inputs = (t.values, t.stats, matrix, bias, "depthwise_weight", "tap_bias", "gate_weight")
+        size = self._height, self._width
+        self._add_row_launch("apply_channel_attention", module, *inputs, out.values, out.stats, *size)
         return out
 
     def _plan_dictionary_block(self, t: _Tokens, module: str) -> _Tokens:
@@ -248,23 +201,9 @@ class _Planner(LaunchList):
         )
         self.add_launch("dictionary_keys_values", module, grid, refined, "weight", keys, values, m)
         out = self._new_tokens()
-        self.add_launch(
-            "dictionary_attention",
-            module,
-            (self._count_row_blocks("dictionary_attention"),),
-            t.values,
-            t.stats,
-            "query_weight",
-            "query_bias",
-            keys,
-            values,
-            "proj_weight",
-            "proj_bias",
-            out.values,
-            out.stats,
-            count,
-            m,
-        )
+        queries, proj = ("query_weight", "query_bias"), ("proj_weight", "proj_bias")
+        inputs = (t.values, t.stats, *queries, keys, values, *proj)
+        self._add_row_launch("dictionary_attention", module, *inputs, out.values, out.stats, count, m)
         return out
 
     def _plan_feed_forward(self, t: _Tokens, module: str) -> _Tokens:
@@ -272,11 +211,9 @@ class _Planner(LaunchList):
         width, size, out = FFN_EXPANSION * self._config.embed_dim, (self._height, self._width), t
         for part in range(-(-self._config.ffn_dim // width)):
             hidden, before, out = self.new_values(self._count, width), out, self._new_tokens()
-            grid = (self._count_row_blocks("ffn_fc1"),)
-            self.add_launch(
-                "ffn_fc1", module, grid, t.values, t.stats, "weight", "bias", hidden, self._count, part=part
-            )
-            grid = (self._count_row_blocks("ffn_smix_fc2"),)
-            arguments = (hidden, "smix_weight", "fc2_weight", before.values, out.values, out.stats, *size)
-            self.add_launch("ffn_smix_fc2", module, grid, *arguments, part=part)
+            arguments = (t.values, t.stats, "weight", "bias", hidden, self._count)
+            self._add_row_launch("ffn_fc1", module, *arguments, part=part)
+            weights = ("smix_weight", "fc2_weight")
+            outputs = (out.values, out.stats)
+            self._add_row_launch("ffn_smix_fc2", module, hidden, *weights, before.values, *outputs, *size, part=part)
         return out

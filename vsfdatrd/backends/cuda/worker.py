@@ -26,7 +26,6 @@ from vsfdatrd.backends.gpu.server import GpuServer, verify_networks
 from vsfdatrd.errors import EngineError, PrecisionUnfit
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
-from vsfdatrd.kernels.manifest import CompiledKernel
 from vsfdatrd.options import Precision
 from vsfdatrd.workers.server import serve_forever
 
@@ -48,7 +47,9 @@ class CudaServer(GpuServer["_KernelNetwork"]):
         contexts: int | None = 1,
         rates: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
-        """Answer the request ``load``: load the network on every GPU.
+        """Answer the request ``load``: load the network on every GPU, for padded frames of height × width pixels.
+
+        The last arguments and the result are those of `GpuServer.choose_contexts`.
 
         Args:
             directory: The engine's files.
@@ -59,9 +60,6 @@ class CudaServer(GpuServer["_KernelNetwork"]):
             streams: Frames in flight on each GPU; None for as many as keep it busy.
             contexts: Execution contexts on each GPU; see `GpuServer.choose_contexts`.
             rates: Frames per second of one context and of two; see there.
-
-        Returns:
-            What `GpuServer.choose_contexts` returns.
 
         Raises:
             PrecisionUnfit: A weight exceeds the range of the precision.
@@ -78,18 +76,16 @@ class CudaServer(GpuServer["_KernelNetwork"]):
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
-        """Answer the request ``verify``.
+        """Answer the request ``verify``: compare every GPU with fp32, and return the lowest PSNR in dB.
 
-        Every GPU is compared with fp32 at a small size, and frames of full size are checked.
+        The reference's frames have height × width pixels. Frames of full size are only checked for values that are not
+        finite.
 
         Args:
             directory: The engine's files, including the reference.
             height: Height of the reference's frames in pixels.
             width: Width of the reference's frames in pixels.
             precision: Type of tokens and matrices, for messages.
-
-        Returns:
-            The lowest PSNR in dB.
 
         Raises:
             PrecisionUnfit: The output differs too much, or has values that are not finite.
@@ -103,8 +99,8 @@ class CudaServer(GpuServer["_KernelNetwork"]):
             for network in small:
                 network.close()
         for network in self._devices:
-            if not np.isfinite(network.run_once(draw_line_art(*network.shapes[0][1:]))).all():
-                full_height, full_width = network.shapes[0][1:]
+            full_height, full_width = network.shapes[0][1:]
+            if not np.isfinite(network.run_once(draw_line_art(full_height, full_width))).all():
                 raise PrecisionUnfit(
                     f"the {precision} engine's output for {full_width}×{full_height} has values that are not finite."
                 )
@@ -119,12 +115,7 @@ class _Model:
         self.config, tensors = weights_file.read_weights(directory, "cuda")
         self.weights = Weights(tensors)
         self.precision, self.types = precision, TYPES[precision]
-        channels = self.config.embed_dim
-        self.compiled: dict[str, CompiledKernel] = {
-            name: kernel
-            for (name, width, kind), kernel in manifest.load().kernels.items()
-            if (width, kind) == (channels, precision)
-        }
+        self.compiled = manifest.load().of_network(self.config.embed_dim, precision)
         self.tiles = {name: kernel.constants for name, kernel in self.compiled.items()}
         self._active = find_active(self.config, self.weights)
         self._kernels: dict[str, Kernel] = {}
@@ -184,14 +175,9 @@ class _KernelNetwork(GpuNetwork):
     """The network for frames of one size on one GPU."""
 
     def __init__(self, model: _Model, weights: _GpuWeights, height: int, width: int, captured: bool = True) -> None:
-        """Allocate memory and prepare the launches.
+        """Allocate memory and prepare the launches for padded frames of height × width pixels.
 
-        Args:
-            model: The network.
-            weights: Its weights on the GPU.
-            height: Height of a padded frame in pixels.
-            width: Width of a padded frame in pixels.
-            captured: Capture the launches as a CUDA graph, which is not worth it for a few frames.
+        `captured` as a CUDA graph, which is not worth it for a few frames.
         """
         super().__init__(weights.index)
         self._model, self._weights, self._frame = model, weights, (height, width)
@@ -218,7 +204,6 @@ class _KernelNetwork(GpuNetwork):
         return type(self)(self._model, self._weights, *self._frame)
 
     def _prepare_launch(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
-        """Prepare a launch."""
         kernel = model.kernel(launch.kernel)
         kernel.allow_shared(self.index)
 

@@ -10,17 +10,14 @@ the more of them.
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 MIN_GAIN = 1.03
 """A second context is kept if it makes the engine faster by this factor, since it takes memory."""
 MEASUREMENT_ROUNDS = 5
 TURN_SECONDS = 0.1
-"""Approximate length of a turn.
-
-The two candidates run in turns, and the median of each counts, because clocks rise and fall.
-"""
+"""Approximate length of a turn. The candidates run in turns, and the median of each counts: clocks rise and fall."""
 BRIEF_SECONDS = 0.05
 """Approximate length of `measure_rate` in seconds."""
 LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
@@ -45,12 +42,11 @@ class Context(Protocol):
         """Wait until all queued runs are done."""
 
 
-def measure_gain(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
+def measure_gain(contexts: Sequence[Context]) -> tuple[float, float]:
     """Measure the first context alone and all of them together, without copies of frames.
 
     Args:
         contexts: Execution contexts of one engine on one GPU; each has run before.
-        clock: Returns the time in seconds.
 
     Returns:
         (frames per second of the first context, frames per second of all contexts together), medians.
@@ -59,57 +55,51 @@ def measure_gain(contexts: Sequence[Context], clock: Callable[[], float] = time.
         EngineError: A run fails.
     """
     count = len(contexts)
-    warm = _run_in_turns(contexts[:1], count, clock)  # also raises the GPU's clocks
+    warm = run_in_turns(contexts[:1], count)  # also raises the GPU's clocks
     frames = count * max(1, round(TURN_SECONDS * warm / count))  # a multiple of `count`: each computes the same number
     alone, together = [], []
-    start = clock()
+    start = time.perf_counter()
     for _ in range(MEASUREMENT_ROUNDS):
-        alone.append(_run_in_turns(contexts[:1], frames, clock))
-        together.append(_run_in_turns(contexts, frames, clock))
-        if clock() - start > MAX_SECONDS:
+        alone.append(run_in_turns(contexts[:1], frames))
+        together.append(run_in_turns(contexts, frames))
+        if time.perf_counter() - start > MAX_SECONDS:
             break
     return statistics.median(alone), statistics.median(together)
 
 
-def measure_rate(contexts: Sequence[Context], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Measure all contexts together, briefly, without copies of frames.
+def measure_rate(contexts: Sequence[Context]) -> float:
+    """Return the frames per second of all contexts together, measured briefly as in `measure_gain`.
 
     Args:
-        contexts: Execution contexts of one engine on one GPU; each has run before.
-        clock: Returns the time in seconds.
-
-    Returns:
-        Frames per second.
+        contexts: At least one context.
 
     Raises:
         EngineError: A run fails.
     """
-    first = _run_in_turns(contexts, len(contexts), clock)
+    first = run_in_turns(contexts, len(contexts))
     frames = round(first * BRIEF_SECONDS)
-    return _run_in_turns(contexts, frames, clock) if frames > len(contexts) else first
+    return run_in_turns(contexts, frames) if frames > len(contexts) else first
 
 
 def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
-    """Return the number of frames in flight with which a GPU is always busy.
+    """Return the number of frames in flight with which a GPU is always busy, at most `MAX_SLOTS`.
+
+    They are the frames that are computed, those that are copied and converted meanwhile, and one that waits.
 
     Args:
         contexts: Execution contexts on the GPU.
         rate: Frames per second of all of them together.
         frame_bytes: Bytes of a frame's input and output.
-
-    Returns:
-        The frames that are computed, those that are copied and converted meanwhile, and one that waits; at most
-        `MAX_SLOTS`.
     """
     seconds_outside = LATENCY + frame_bytes / BYTES_PER_SECOND
     return min(MAX_SLOTS, contexts + 1 + math.ceil(seconds_outside * rate))
 
 
-def _run_in_turns(contexts: Sequence[Context], frames: int, clock: Callable[[], float]) -> float:
-    """Return the frames per second of contexts that compute frames in turn."""
-    start = clock()
+def run_in_turns(contexts: Sequence[Context], frames: int) -> float:
+    """Return the frames per second of contexts that compute frames in turn, queued back to back, without copies."""
+    start = time.perf_counter()
     for n in range(frames):
         contexts[n % len(contexts)].run()
     for context in contexts:
         context.synchronize()
-    return frames / max(clock() - start, 1e-9)
+    return frames / max(time.perf_counter() - start, 1e-9)

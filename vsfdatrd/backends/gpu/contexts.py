@@ -52,7 +52,10 @@ class ContextChoice:
             ArgumentError: The environment variable is not a number from 1 to 4.
         """
         known = self._all.get(self._who)
-        return {"contexts": requested_contexts(streams, known), "rates": known_rates(known)}
+        measured = known if isinstance(known, dict) else {}
+        rates = measured.get("fps")
+        valid = isinstance(rates, list) and len(rates) == 2 and all(isinstance(rate, int | float) for rate in rates)
+        return {"contexts": requested_contexts(streams, measured), "rates": rates if valid else None}
 
     def store(self, loaded: Mapping[str, Any]) -> None:
         """Log and store the measurements made while an engine was loaded, if any.
@@ -62,26 +65,21 @@ class ContextChoice:
         """
         if not loaded["measured"]:
             return
-        rate_of_one, rate_of_two = (round(rate, 1) for rate in loaded["measured"])
+        fps = [round(rate, 1) for rate in loaded["measured"]]
         chosen = "used" if loaded["contexts"] > 1 else "not used"
-        log.info(
-            "two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s",
-            rate_of_two,
-            rate_of_one,
-            chosen,
-            self._who,
-        )
+        text = "two frames at a time: %.1f frames per second, one at a time: %.1f; %s on %s"
+        log.info(text, fps[1], fps[0], chosen, self._who)
         if self._file:
-            entry = {self._who: {"contexts": loaded["contexts"], "fps": [rate_of_one, rate_of_two]}}
+            entry = {self._who: {"contexts": loaded["contexts"], "fps": fps}}
             keep_if_possible(self._file, json.dumps(self._all | entry).encode())
 
 
-def requested_contexts(streams: int | None, measured: object) -> int | None:
+def requested_contexts(streams: int | None, measured: Mapping[str, Any]) -> int | None:
     """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
 
     Args:
         streams: Frames in flight on each GPU; None for the default.
-        measured: The entry of this GPU and driver in the file of measurements; None if there is none.
+        measured: The entry of this GPU and driver in the file of measurements; empty if there is none.
 
     Raises:
         ArgumentError: The environment variable is not a number from 1 to 4.
@@ -95,16 +93,5 @@ def requested_contexts(streams: int | None, measured: object) -> int | None:
         return int(value)
     if streams is not None and streams <= DEFAULT_STREAMS:
         return 1  # two would wait for each other's copies
-    known = measured.get("contexts") if isinstance(measured, dict) else None
+    known = measured.get("contexts")
     return known if known in (1, 2) else None
-
-
-def known_rates(measured: object) -> list[float] | None:
-    """Return the frames per second of one context and of two, as measured before; None if they are not known.
-
-    Args:
-        measured: As for `requested_contexts`.
-    """
-    known = measured.get("fps") if isinstance(measured, dict) else None
-    valid = isinstance(known, list) and len(known) == 2 and all(isinstance(rate, int | float) for rate in known)
-    return known if valid else None

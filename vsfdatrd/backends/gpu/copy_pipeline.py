@@ -7,52 +7,14 @@ host waits for finished frames only.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-
-class Event(Protocol):
-    """A point in a stream; see `cuda.Event`."""
-
-    def wait(self) -> None:
-        """Block the calling thread until the stream has passed the event."""
-
-
-class Stream[E: Event](Protocol):
-    """Work executed in order, concurrently with other streams; see `cuda.Stream`."""
-
-    def upload(self, memory: Any, address: Any) -> None:
-        """Queue a copy from the host to the device.
-
-        Args:
-            memory: Device memory.
-            address: Host address.
-        """
-
-    def download(self, address: Any, memory: Any) -> None:
-        """Queue a copy from the device to the host.
-
-        Args:
-            address: Host address.
-            memory: Device memory.
-        """
-
-    def record(self, event: E) -> None:
-        """Record an event after all work queued so far.
-
-        Args:
-            event: The event.
-        """
-
-    def wait_for(self, event: E) -> None:
-        """Make work queued later wait for an event.
-
-        Args:
-            event: The event.
-        """
+if TYPE_CHECKING:
+    from vsfdatrd.backends.gpu.cuda import Event, Stream
 
 
 @dataclass(frozen=True, slots=True)
-class Slot[E: Event]:
+class Slot:
     """Buffers and events of one frame in flight."""
 
     source: Any
@@ -61,33 +23,21 @@ class Slot[E: Event]:
     """Host address of the output."""
     device_source: Any
     device_result: Any
-    uploaded: E
-    computed: E
-    done: E
+    uploaded: "Event"
+    computed: "Event"
+    done: "Event"
 
 
-class TransferPipeline[E: Event]:
+@dataclass(frozen=True, slots=True)
+class TransferPipeline:
     """The slots of one device and its three streams. A slot must be waited for before it is submitted again."""
 
-    def __init__(
-        self,
-        upload: Stream[E],
-        compute: Stream[E],
-        download: Stream[E],
-        slots: Sequence[Slot[E]],
-        launch: Callable[[int], None],
-    ) -> None:
-        """Create a pipeline.
-
-        Args:
-            upload: Stream for uploads.
-            compute: Stream for the network.
-            download: Stream for downloads.
-            slots: The slots.
-            launch: Queues the network for a slot, by its number, on the `compute` stream, and returns at once.
-        """
-        self._upload, self._compute, self._download = upload, compute, download
-        self._slots, self._launch = slots, launch
+    upload: "Stream"
+    compute: "Stream"
+    download: "Stream"
+    slots: Sequence[Slot]
+    launch: Callable[[int], None]
+    """Queues the network for a slot, by its number, on the `compute` stream, and returns at once."""
 
     def submit(self, number: int) -> None:
         """Queue upload, network and download of a slot's frame, and return at once.
@@ -95,15 +45,15 @@ class TransferPipeline[E: Event]:
         Args:
             number: Number of the slot.
         """
-        slot = self._slots[number]
-        self._upload.upload(slot.device_source, slot.source)
-        self._upload.record(slot.uploaded)
-        self._compute.wait_for(slot.uploaded)
-        self._launch(number)
-        self._compute.record(slot.computed)
-        self._download.wait_for(slot.computed)
-        self._download.download(slot.result, slot.device_result)
-        self._download.record(slot.done)
+        slot = self.slots[number]
+        self.upload.upload(slot.device_source, slot.source)
+        self.upload.record(slot.uploaded)
+        self.compute.wait_for(slot.uploaded)
+        self.launch(number)
+        self.compute.record(slot.computed)
+        self.download.wait_for(slot.computed)
+        self.download.download(slot.result, slot.device_result)
+        self.download.record(slot.done)
 
     def wait(self, number: int) -> None:
         """Wait for a slot's output.
@@ -111,4 +61,4 @@ class TransferPipeline[E: Event]:
         Args:
             number: Number of the slot.
         """
-        self._slots[number].done.wait()
+        self.slots[number].done.wait()

@@ -3,9 +3,8 @@
 Every owner belongs to one device, which must be current when the owner is created. `close()` releases the resource.
 """
 
-import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,17 +15,14 @@ from vsfdatrd.errors import EngineError, EngineUnavailable
 
 
 def check_call(result: tuple[Any, ...], operation: str) -> Any:
-    """Check the status of a CUDA call.
+    """Check the result of a CUDA call, a status and values. Return the value; a tuple if there is not exactly one.
 
     Args:
         result: What the call returned: its status, then values.
         operation: What the call was for, for the message.
 
-    Returns:
-        The value, or a tuple of the values if there is not exactly one.
-
     Raises:
-        EngineError: The call failed.
+        EngineError: The call failed; the message says what `operation` it was for.
     """
     status, *values = result
     if status != rt.cudaError_t.cudaSuccess:
@@ -131,11 +127,24 @@ class _Owner:
         self.close()
 
 
-class DeviceMemory(_Owner):
+class _Memory(_Owner):
+    """Base class of owners of allocated memory."""
+
+    def __init__(self, address: Any, release: Callable[[Any], tuple[Any, ...]], size: int) -> None:
+        super().__init__(address, release)
+        self.size = size
+
+    @property
+    def address(self) -> int:
+        """Start address."""
+        return int(self._handle)
+
+
+class DeviceMemory(_Memory):
     """Memory on the GPU."""
 
     def __init__(self, size: int) -> None:
-        """Allocate memory.
+        """Allocate a number of bytes.
 
         Args:
             size: Size in bytes.
@@ -143,13 +152,8 @@ class DeviceMemory(_Owner):
         Raises:
             EngineError: There is not enough memory.
         """
-        self.size = size
-        super().__init__(check_call(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU"), rt.cudaFree)
-
-    @property
-    def address(self) -> int:
-        """Start address."""
-        return int(self._handle)
+        address = check_call(rt.cudaMalloc(size), f"reserving {size / 2**20:.0f} MiB on the GPU")
+        super().__init__(address, rt.cudaFree, size)
 
 
 class PinnedMemory(_Owner):
@@ -169,11 +173,11 @@ class PinnedMemory(_Owner):
         super().__init__(address, rt.cudaHostUnregister)
 
 
-class HostMemory(_Owner):
+class HostMemory(_Memory):
     """Pinned memory allocated by the driver."""
 
     def __init__(self, size: int) -> None:
-        """Allocate pinned memory.
+        """Allocate a number of bytes.
 
         Args:
             size: Size in bytes.
@@ -184,13 +188,7 @@ class HostMemory(_Owner):
         address = check_call(
             rt.cudaHostAlloc(size, rt.cudaHostAllocPortable), f"reserving {size / 2**20:.0f} MiB, pinned"
         )
-        super().__init__(address, rt.cudaFreeHost)
-        self.size = size
-
-    @property
-    def address(self) -> int:
-        """Start address."""
-        return int(self._handle)
+        super().__init__(address, rt.cudaFreeHost, size)
 
     def read(self, address: int) -> None:
         """Copy from this process's memory into this buffer.
@@ -285,50 +283,28 @@ class Stream(_Owner):
         """Block the calling thread until all work is done."""
         check_call(rt.cudaStreamSynchronize(self._handle), "computing on the GPU")
 
-    @contextlib.contextmanager
-    def capture(self) -> Iterator["Capture"]:
-        """Capture the work queued in this block in a graph instead of executing it.
-
-        Yields:
-            The capture, whose `graph` is set after the block.
+    def capture(self, enqueue: Callable[[], None]) -> "Graph":
+        """Capture the work that a function queues on the stream, as a graph, instead of executing it.
 
         Raises:
             EngineError: The work cannot be captured.
         """
         mode = rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check_call(rt.cudaStreamBeginCapture(self._handle, mode), "capturing a graph")
-        capture = Capture()
         try:
-            yield capture
+            enqueue()
         except BaseException:
             rt.cudaStreamEndCapture(self._handle)  # leave capture mode; the captured work is invalid
             raise
-        capture.finish(check_call(rt.cudaStreamEndCapture(self._handle), "capturing a graph"))
-
-
-class Capture:
-    """The work captured from a stream, as a graph that starts with one call."""
-
-    def __init__(self) -> None:
-        self.graph: Graph | None = None
-
-    def finish(self, graph: Any) -> None:
-        """Instantiate the graph.
-
-        Args:
-            graph: CUDA's handle of the captured graph, which is destroyed.
-
-        Raises:
-            EngineError: It cannot be instantiated.
-        """
+        graph = check_call(rt.cudaStreamEndCapture(self._handle), "capturing a graph")
         try:
-            self.graph = Graph(check_call(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
+            return Graph(check_call(rt.cudaGraphInstantiate(graph, 0), "preparing a graph"))
         finally:
             rt.cudaGraphDestroy(graph)  # the instance remains valid; a failure here only leaks memory
 
 
 class Graph(_Owner):
-    """An executable graph."""
+    """An executable graph: captured work that starts with one call."""
 
     def __init__(self, executable: Any) -> None:
         """Take over an executable graph.

@@ -1,6 +1,5 @@
 """A network on one NVIDIA GPU: buffers, slots and CUDA graph. What it computes is up to each backend."""
 
-import time
 from contextlib import ExitStack
 from typing import Self
 
@@ -23,7 +22,7 @@ class GpuNetwork:
     graph contains fixed addresses.
     """
 
-    pipeline: TransferPipeline[cuda.Event]
+    pipeline: TransferPipeline
     shapes: tuple[list[int], list[int]]
     """(C, H, W) of input and output."""
 
@@ -45,10 +44,17 @@ class GpuNetwork:
         self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
 
     def _run_and_capture(self) -> None:
-        """Run one frame, and capture the network as a CUDA graph."""
+        """Run one frame, and capture the network as a CUDA graph, which is kept if it gives the same output.
+
+        A graph replaces hundreds of launches by one.
+        """
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
-        plain = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
-        self._capture(picture, plain)
+        expected = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
+        try:
+            self._make_graph(picture, expected)
+        except EngineError as error:
+            self._close_graph()
+            log_line(f"without a CUDA graph: {error}")
 
     @property
     def context_bytes(self) -> int:
@@ -58,7 +64,7 @@ class GpuNetwork:
     def has_room_for_another(self, slots: int) -> bool:
         """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
 
-        Every context has buffers of its own, two of them for frames.
+        Every context has buffers of its own, two of them for frames; those of slots are not allocated yet.
 
         Args:
             slots: Frames in flight, whose buffers are not allocated yet.
@@ -77,19 +83,19 @@ class GpuNetwork:
     def close(self) -> None:
         """Free the buffers, stream and CUDA graph of this network. The network must not be computing."""
         cuda.set_device(self.index)
+        self._close_graph()
+        self._held.close()
+
+    def _close_graph(self) -> None:
         graph, self._graph = self._graph, None
         if graph is not None:
             graph.close()
-        self._held.close()
 
     def run_once(self, picture: FramePlanes) -> FramePlanes:
-        """Run one frame and wait for it.
+        """Run one frame (C, H, W), and wait for its output, (C, H·scale, W·scale) float32.
 
         Args:
             picture: (C, H, W).
-
-        Returns:
-            (C, H·scale, W·scale) float32.
         """
         cuda.set_device(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
@@ -98,25 +104,6 @@ class GpuNetwork:
         self._stream.download(result.ctypes.data, self._result)
         self._stream.synchronize()
         return result
-
-    def measure_rate(self, runs: int) -> float:
-        """Measure the speed of the network on fixed buffers, with frames queued back to back.
-
-        Args:
-            runs: Number of frames.
-
-        Returns:
-            Frames per second.
-        """
-        cuda.set_device(self.index)
-        start = 0.0
-        for turn in range(runs + 5):
-            if turn == 5:  # by now clocks have risen and caches are warm
-                self.synchronize()
-                start = time.perf_counter()
-            self.run()
-        self.synchronize()
-        return runs / (time.perf_counter() - start)
 
     def open(self, frames: list[tuple[FramePlanes, FramePlanes]], staging: list[StagingBuffers] | None) -> None:
         """Create the slots.
@@ -157,7 +144,7 @@ class GpuNetwork:
         if self._staging:
             self._staging[number][1].write(self._frames[number][1].ctypes.data)
 
-    def _create_slot(self, number: int) -> Slot[cuda.Event]:
+    def _create_slot(self, number: int) -> Slot:
         if self._staging:
             source, result = (memory.address for memory in self._staging[number])
         else:
@@ -189,40 +176,17 @@ class GpuNetwork:
         """
         raise NotImplementedError
 
-    def _capture(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Capture the network as a CUDA graph, and keep the graph if it gives the same output.
-
-        A graph replaces hundreds of launches by one.
-
-        Args:
-            picture: An input.
-            expected: The output for it without a CUDA graph.
-        """
-        try:
-            self._make_graph(picture, expected)
-        except EngineError as error:
-            graph, self._graph = self._graph, None
-            if graph is not None:
-                graph.close()
-            log_line(f"without a CUDA graph: {error}")
-
     def _make_graph(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Capture the network; see `_capture`.
+        """Capture the network, and compare its output for a picture with the expected one.
 
         Raises:
             EngineError: It cannot be captured, or the output differs.
         """
-        with self._stream.capture() as capture:
-            self._enqueue()
-        self._graph = capture.graph
+        self._graph = self._stream.capture(self._enqueue)
         self._check_output(picture, expected)
 
     def _check_output(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """Compare the output with the expected output, computed without a CUDA graph.
-
-        Raises:
-            EngineError: They differ.
-        """
+        """Raise EngineError if the output differs from the expected one, which was computed without a CUDA graph."""
         # Tolerates a different order of summation, but not the output for another frame.
         if not np.allclose(self.run_once(picture), expected, atol=0.01, equal_nan=True):
             raise EngineError("it computes something else")

@@ -2,10 +2,10 @@
 
 import json
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -21,15 +21,14 @@ MAX_CONTEXT_BYTES = 600 << 20
 
 If more memory than that disappears while it is created, the rest was taken by another process.
 """
-
 NOT_PINNED_WARNING = "copies wait for each other and for the network, which costs speed"
 
 
 class GpuServer[N: GpuNetwork](WorkerServer):
     """Request handler with networks on one or more GPUs, if any are loaded."""
 
-    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
-        super().__init__(write, flush)
+    def __init__(self, replies: TextIO) -> None:
+        super().__init__(replies)
         self._devices: list[N] = []
         self._own: dict[int, int] = {}
         """Bytes of each GPU that this process allocated by its first memory query (its CUDA context)."""
@@ -44,15 +43,12 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         return {"driver": cuda.describe_driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
-        """Return the free memory of GPUs, including what this process uses there before it has an engine.
+        """Return the free bytes of each GPU, including what this process uses there before it has an engine.
 
         Other GPUs are not queried, since a query allocates memory on the GPU.
 
         Args:
             devices: Numbers of the GPUs.
-
-        Returns:
-            Free bytes of each.
 
         Raises:
             EngineUnavailable: CUDA cannot use the GPUs.
@@ -65,15 +61,14 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         return [cuda.free_memory(index) + self._own[index] for index in devices]
 
     def do_rate(self, runs: int) -> float:
-        """Answer the request ``rate``: measure the frames per second on the first GPU, without copies.
+        """Return the frames per second of the first GPU, measured without copies.
 
         Args:
             runs: Number of frames.
-
-        Returns:
-            Frames per second.
         """
-        return self._devices[0].measure_rate(runs)
+        first = self._networks_on(self._devices[0].index)[:1]
+        concurrency.run_in_turns(first, 5)  # raises clocks and warms caches
+        return concurrency.run_in_turns(first, runs)
 
     def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
@@ -93,13 +88,11 @@ class GpuServer[N: GpuNetwork](WorkerServer):
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
         device, number = self._locate(slot)
-        cuda.set_device(device.index)
         device.submit(number)
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
         device, number = self._locate(slot)
-        cuda.set_device(device.index)
         device.wait(number)
 
     def choose_contexts(
@@ -129,16 +122,13 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         if contexts is None:
             self._add_contexts(2, streams, quiet=True)
             if len(self._devices) == 2 * len(devices):
-                cuda.set_device(devices[0])
-                measured = concurrency.measure_gain(
-                    self._devices[:: len(devices)]
-                )  # both on the first GPU; all are equal
-                if measured[1] < concurrency.MIN_GAIN * measured[0]:
-                    self._remove_contexts(len(devices))
+                measured = concurrency.measure_gain(self._networks_on(devices[0]))  # the GPUs are equal
+            if measured is None or measured[1] < concurrency.MIN_GAIN * measured[0]:
+                self._remove_contexts(len(devices))
         else:
             self._add_contexts(min(contexts, streams or contexts), streams)
         self.shapes = self._devices[0].shapes
-        count = max(sum(device.index == index for device in self._devices) for index in devices)
+        count = max(len(self._networks_on(index)) for index in devices)
         if streams is None:
             streams = self._choose_slots(devices, count, dict(enumerate(measured or rates or (), 1)).get(count))
         return {
@@ -150,12 +140,9 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         }
 
     def _add_contexts(self, count: int, streams: int | None, quiet: bool = False) -> None:
-        """Create further execution contexts on every GPU whose memory allows it.
+        """Create further execution contexts, up to `count`, on every GPU whose memory allows it.
 
-        Args:
-            count: Contexts on each GPU.
-            streams: Frames in flight on each GPU; None for the default.
-            quiet: Do not log that memory is short.
+        With `quiet`, it is not logged that memory is short.
         """
         for first in self._devices * (count - 1):
             if not first.has_room_for_another(streams or fewest_slots(count)):
@@ -178,17 +165,24 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         Args:
             devices: Numbers of the GPUs.
             contexts: Networks on each GPU.
-            rate: Frames per second of all networks on a GPU together; None to measure those on the first one.
+            rate: Frames per second of all networks on a GPU together; None to measure it.
         """
-        cuda.set_device(devices[0])
-        rate = rate or concurrency.measure_rate(self._devices[:: len(devices)])
+        rate = rate or concurrency.measure_rate(self._networks_on(devices[0]))
         frame_bytes = 4 * sum(int(np.prod(shape)) for shape in self._devices[0].shapes)
         slots = concurrency.needed_slots(contexts, rate, frame_bytes)
         has_memory = min(map(cuda.free_memory, devices)) > 2 * slots * frame_bytes
         return slots if has_memory else fewest_slots(contexts)
 
+    def _networks_on(self, index: int) -> list[N]:
+        """Make a GPU current, and return the networks there."""
+        cuda.set_device(index)
+        return [device for device in self._devices if device.index == index]
+
     def _locate(self, slot: int) -> tuple[N, int]:
-        return self._devices[slot % len(self._devices)], slot // len(self._devices)
+        """Make a slot's GPU current, and return the network and the slot's number there."""
+        number, position = divmod(slot, len(self._devices))
+        cuda.set_device(self._devices[position].index)
+        return self._devices[position], number
 
 
 def verify_networks(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precision: str) -> float:

@@ -3,9 +3,8 @@
 `_native/cpu_amx.h` explains the arithmetic.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ PANEL_COST = 27
 """Time of storing four tiles and combining their sums, likewise: about 100 cycles."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(NamedTuple):
     """The blocks of a matrix; see `Matrix` in `_native/cpu.h`."""
 
     data: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Native backend: FDAT-RD with kernels of this package for CPUs with AVX2; the default on CPUs without AVX-512.
+"""Native backend: FDAT-RD with kernels of this package for CPUs with AVX2; see `is_preferred_to_openvino`.
 
 It computes in 16-bit integers with 32-bit sums (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 where
 both were measured (docs/cpu.md). It runs in a worker process (`worker.py`), so that a crash is an error message and
@@ -112,22 +112,15 @@ def build(spec: EngineSpec, directory: Path) -> None:
     """
     weights_file.write_weights(directory, spec.checkpoint.tensors())
     height, width = weights_file.verification_size(spec)
-    graph = directory / "graph.onnx"
+    graph, result = directory / "graph.onnx", directory / weights_file.REFERENCE
     graph.write_bytes(serialize(spec.checkpoint.graph(height, width)))
-    try:
-        with as_build_errors():
-            count = reference.compute_reference(graph, directory / weights_file.REFERENCE, graph)
-            psnr = _standby.ask(
-                "verify",
-                directory=str(directory),
-                height=height,
-                width=width,
-                threads=_physical_cores(),
-                expected=count,
-            )
-    finally:
-        graph.unlink()
-        (directory / weights_file.REFERENCE).unlink(missing_ok=True)
+    with as_build_errors():
+        count, threads = reference.compute_reference(graph, result, graph), _physical_cores()
+        psnr = _standby.ask(
+            "verify", directory=str(directory), height=height, width=width, threads=threads, expected=count
+        )
+    graph.unlink()
+    result.unlink()
     log.info("the native engine agrees with fp32 to %.1f dB", psnr)
 
 
@@ -153,15 +146,15 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
 
 def _physical_cores() -> int:
     """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
-    return max(1, min(len(usable_cpus()), psutil.cpu_count(logical=False) or 1))
+    usable = len(usable_cpus())
+    return min(usable, psutil.cpu_count(logical=False) or usable)  # some systems do not tell, such as sandboxes
 
 
 def _stream_count(spec: EngineSpec) -> int:
     """Return the number of frames computed at once: as requested, else as many as fit into half the memory."""
     if spec.streams:
         return spec.streams
-    fewest, most = STREAMS
-    streams = min(max(fewest, _physical_cores() // THREADS), most)
+    streams = max(min(_physical_cores() // THREADS, STREAMS[1]), STREAMS[0])
     while streams > 1 and 2 * _needed_bytes(spec, streams) > psutil.virtual_memory().total:
         streams -= 1
     return streams

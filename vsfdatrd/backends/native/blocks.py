@@ -21,7 +21,7 @@ from vsfdatrd.backends.native.kernels import (
     KeyValue,
     c_function,
 )
-from vsfdatrd.backends.native.threads import RowThreads
+from vsfdatrd.backends.native.threads import RowThreads, Scratch
 from vsfdatrd.graph.weights import Weights as Tensors
 
 HEAD_DIM = 32
@@ -35,9 +35,13 @@ type Doubles = NDArray[np.float64]
 
 
 class Block:
-    """Base class of the transformer blocks. The maps t and c are (N, C)."""
+    """Base class of the transformer blocks.
+
+    The maps are (N, C): `source` is a block's input; t is its output, and may be the same array; c is scratch memory.
+    """
 
     kind: ClassVar[Kind]
+    depthwise: Floats
 
     def __init__(self, config: FdatRdConfig, weights: Tensors, arrays: KernelArrays, window: tuple[int, int]) -> None:
         """Pack the block's weights.
@@ -49,10 +53,8 @@ class Block:
             window: Height and width of a window in tokens.
         """
         self.arrays, self.config, self.window = arrays, config, window
-        self.has_attention, self.has_ffn = (
-            zero_branches.attention_active(weights, self.kind),
-            zero_branches.ffn_active(weights),
-        )
+        self.has_attention = zero_branches.attention_active(weights, self.kind)
+        self.has_ffn = zero_branches.ffn_active(weights)
         if self.has_attention:
             self.n1 = arrays.norm(weights["n1.weight"], weights["n1.bias"])
             self.prepare(weights, weights.below("attn"))
@@ -117,7 +119,7 @@ class Block:
         threads.run_rows(
             lambda a, b, s: run(
                 t, edges.get(a - 1), edges.get(b), *threads.size, a, b, self.n2, self.fc1, self.smix, self.fc2, s
-            ),
+            )
         )
 
     def depthwise_gelu(
@@ -136,19 +138,15 @@ class Block:
             center.
         """
         run, channels = c_function("local"), self.config.embed_dim
-        result: list[tuple[Doubles, ...]] = []
 
-        def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
+        def work(first: int, last: int, s: Scratch) -> tuple[Doubles, ...]:
             sums = np.zeros(channels)
-            more = None if center is None else (np.zeros((channels, channels)), np.zeros(channels))
-            result.append((sums, *(more or ())))
+            more = () if center is None else (np.zeros((channels, channels)), np.zeros(channels))
             moments = center, *(more or (None, None))
             run(t, c, *threads.size, channels, first, last, self.n1, self.depthwise, sums, *moments, s)
+            return sums, *more
 
-        threads.run_rows(work)
-        return tuple(sum(parts[1:], parts[0]) for parts in zip(*result, strict=True))
-
-    depthwise: Floats
+        return tuple(np.sum(parts, axis=0) for parts in zip(*threads.run_rows(work), strict=True))
 
 
 class Spatial(Block):
@@ -208,13 +206,8 @@ class Channel(Block):
         _, moments, sums = self.depthwise_gelu(threads, t, c, center)
         own = KernelArrays()
         matrix = own.matrix(self.fold_attention(moments, sums, center.astype(np.float64), threads.count))
-        run = c_function("channels")
-        threads.run_ranges(
-            threads.count // TOKENS_PER_BLOCK,
-            lambda a, b, s: run(
-                t, c, a * TOKENS_PER_BLOCK, b * TOKENS_PER_BLOCK, self.n1, matrix, self.bias, self.gate, s
-            ),
-        )
+        run, weights = c_function("channels"), (self.n1, matrix, self.bias, self.gate)
+        threads.run_ranges(threads.count, lambda a, b, s: run(t, c, a, b, *weights, s), TOKENS_PER_BLOCK)
 
     def fold_attention(self, moments: Doubles, sums: Doubles, center: Doubles, count: int) -> Doubles:
         """Fold channel attention into one matrix.
@@ -285,13 +278,8 @@ class Dictionary(Block):
         c_function("memorise")(keys, values, heads, count, key_panels, key_scale, value_panels, value_scale)
         arrays = (key_panels, key_scale, value_panels, value_scale)
         words = (KeyValue * heads)(*(KeyValue(*(a[i].ctypes.data for a in arrays), count, count) for i in range(heads)))
-        run = c_function("look_up")
-        threads.run_ranges(
-            threads.count // TOKENS_PER_BLOCK,
-            lambda a, b, s: run(
-                t, a * TOKENS_PER_BLOCK, b * TOKENS_PER_BLOCK, self.n1, self.e_q, words, heads, self.proj, self.bias, s
-            ),
-        )
+        run, weights = c_function("look_up"), (self.n1, self.e_q, words, heads, self.proj, self.bias)
+        threads.run_ranges(threads.count, lambda a, b, s: run(t, a, b, *weights, s), TOKENS_PER_BLOCK)
 
     def attend_to_frame(self, threads: RowThreads, t: Floats) -> Doubles:
         """Attend from the dictionary to the frame.
@@ -304,16 +292,15 @@ class Dictionary(Block):
             Update of the dictionary, (M, C).
         """
         run, heads, rows = c_function("read"), self.config.heads, self.rows
-        parts: list[tuple[Floats, Floats, Floats]] = []
 
-        def work(first: int, last: int, s: NDArray[np.uint8]) -> None:
+        def work(first: int, last: int, s: Scratch) -> tuple[Floats, Floats, Floats]:
             result = np.empty((heads, rows, HEAD_DIM), np.float32)
             tops, sums = (np.empty((heads, rows), np.float32) for _ in range(2))
-            parts.append((result, tops, sums))
             queries = rows, self.queries, self.query_scales
             run(t, first, last, self.n1, self.inner, self.kv, heads, *queries, result, tops, sums, s)
+            return result, tops, sums
 
-        threads.run_ranges(threads.count // WINDOW_TOKENS, work)
+        parts = threads.run_ranges(threads.count // WINDOW_TOKENS, work)
         result, tops, sums = (np.stack(a).astype(np.float64) for a in zip(*parts, strict=True))
         share = sums * np.exp2(tops - tops.max(0))  # (parts, h, rows), as in flash decoding (Dao et al. 2023)
         mean = (result * (share / share.sum(0))[..., None]).sum(0)

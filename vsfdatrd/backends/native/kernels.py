@@ -149,8 +149,8 @@ def instructions_in_use() -> str:
 def amx_unused_reason() -> str | None:
     """Explain why products do not use AMX in this process; None if they do.
 
-    Asks the operating system for permission. Since no test has run on a processor with AMX, the first call checks that
-    it computes the same sums as AVX-512 and takes less time.
+    The first call asks the operating system for permission, and checks that AMX computes the same sums as AVX-512 and
+    takes less time.
     """
     if not has_amx_int8():
         return "the processor has none, or may not use it"
@@ -251,7 +251,6 @@ class KernelArrays:
     """Structures for the kernels, and the arrays they point to, which live as long as this object."""
 
     def __init__(self) -> None:
-        """Create an empty collection."""
         self._arrays: list[NDArray[Any]] = []
 
     def keep_alive[T: NDArray[Any]](self, array: T) -> T:
@@ -305,7 +304,7 @@ class KernelArrays:
         pointers = [array.ctypes.data for array in (spans, bounds)]
         if uses_amx() if for_amx is None else for_amx:
             blocks = amx.blocks_of(panels.reshape(-1, inner // 2, amx.COLUMNS, 2), spans, bounds)
-            pointers += [self.keep_alive(array).ctypes.data for array in (blocks.data, blocks.rows, blocks.bounds)]
+            pointers += [self.keep_alive(array).ctypes.data for array in blocks]
         return Matrix(panels.ctypes.data, scale.ctypes.data, inner, columns, *pointers)
 
 

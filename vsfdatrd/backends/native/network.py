@@ -5,6 +5,7 @@ checkpoint alone. A `FrameContext` owns the memory of one frame and the threads 
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ class Weights:
         if reason := unsupported_config_reason(config):
             raise ValueError(f"the native kernels cannot run this network: {reason}")
         self.config = config
-        arrays, every = KernelArrays(), Tensors(tensors)
-        self._arrays = arrays
+        self._arrays = arrays = KernelArrays()
+        every = Tensors(tensors)
         first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
         u, c = config.unshuffle, config.embed_dim
         # channel (p, y, x) of the unshuffled image under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
@@ -100,9 +101,10 @@ class Weights:
         self.groups: list[tuple[list[Block], Convolution]] = []
         for i, kinds in enumerate(blocks_with_windows(config.groups, config.windows)):
             group = every.below(f"groups.{i}")
-            blocks: list[Block] = []
-            for j, (kind, window) in enumerate(kinds):
-                blocks.append(BLOCK_CLASSES[kind](config, group.below(f"blocks.{j}"), arrays, window))
+            blocks = [
+                BLOCK_CLASSES[kind](config, group.below(f"blocks.{j}"), arrays, window)
+                for j, (kind, window) in enumerate(kinds)
+            ]
             self.groups.append((blocks, Convolution(arrays, group["conv.weight"])))
         self.after = Convolution(arrays, every["conv_after.weight"])
         tail = every.below("upsampler")
@@ -131,8 +133,7 @@ class FrameContext:
             width: Width of the padded frame in pixels, a multiple of `config.multiple`.
             threads: Number of threads.
         """
-        config = weights.config
-        self.weights = weights
+        self.weights, config = weights, weights.config
         self._pool = pool = RowThreads(height // config.unshuffle, width // config.unshuffle, config, threads)
         self._maps = [np.empty((pool.count, config.embed_dim), np.float32) for _ in range(4)]
         s = config.tail_scale
@@ -149,21 +150,17 @@ class FrameContext:
             ValueError: An array has another shape, type or layout.
         """
         w, pool = self.weights, self._pool
-        for frame, shape in (
-            (picture, (3, *(n * w.config.unshuffle for n in pool.size))),
-            (result, self._planes.shape),
-        ):
+        first, u = c_function("first"), w.config.unshuffle
+        for frame, shape in ((picture, (3, pool.height * u, pool.width * u)), (result, self._planes.shape)):
             if frame.shape != shape or frame.dtype != np.float32 or not frame.flags.c_contiguous:
                 raise ValueError(
                     f"the frame is {frame.dtype} of shape {frame.shape}, not contiguous float32 of {shape}"
                 )
         shallow, *free = self._maps
-        first, u = c_function("first"), w.config.unshuffle
         pool.run_rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
         for blocks, convolution in w.groups:
-            t, c = free[0], free[1]
-            source = deep
+            t, c, source = free[0], free[1], deep
             for block in blocks:
                 block.run(pool, source, t, c)
                 source = t
@@ -197,25 +194,19 @@ def _source_tap(pixel: int, source: int) -> int | None:
 
 def _transposed_taps(weight: Doubles) -> list[Doubles]:
     """(C, O, 4, 4) of a transposed convolution -> 16 of (O, C): pixel (a, b) of a square, source row i, column j."""
-    result = []
-    for a in (0, 1):
-        for b in (0, 1):
-            for i in (0, 1):
-                for j in (0, 1):
-                    result.append(weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T)
-    return result
+    return [
+        weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T for a, b, i, j in product((0, 1), repeat=4)
+    ]
 
 
 def _last_layer_matrices(weight: Doubles) -> list[Doubles]:
     """(C, 3, 4, 4) of a transposed convolution -> nine of (12, C), one for each source pixel around a square."""
     result = []
-    for y in (-1, 0, 1):
-        for x in (-1, 0, 1):
-            matrix = np.zeros((2, 2, 3, len(weight)))
-            for a in (0, 1):
-                for b in (0, 1):
-                    rows, columns = _source_tap(a, y), _source_tap(b, x)
-                    if rows is not None and columns is not None:
-                        matrix[a, b] = weight[:, :, rows, columns].T
-            result.append(matrix.reshape(12, -1))
+    for y, x in product((-1, 0, 1), repeat=2):
+        matrix = np.zeros((2, 2, 3, len(weight)))
+        for a, b in product((0, 1), repeat=2):
+            row, column = _source_tap(a, y), _source_tap(b, x)
+            if row is not None and column is not None:
+                matrix[a, b] = weight[:, :, row, column].T
+        result.append(matrix.reshape(12, -1))
     return result

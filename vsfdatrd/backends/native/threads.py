@@ -11,7 +11,7 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.native.kernels import allocate_scratch
 
 type Scratch = NDArray[np.uint8]
-type Work = Callable[[int, int, Scratch], None]
+type Work[T] = Callable[[int, int, Scratch], T]
 """Function of (first, last, scratch): processes items [first, last) with the scratch memory of its thread."""
 
 
@@ -35,36 +35,41 @@ class RowThreads:
         ]
         self._pool = ThreadPoolExecutor(threads, "native") if threads > 1 else None
 
-    def ranges(self, count: int) -> list[tuple[int, int]]:
-        """Divide [0, count) into one range per thread.
+    def ranges(self, count: int, unit: int = 1) -> list[tuple[int, int]]:
+        """Divide [0, count) into at most one range per thread.
 
         Args:
             count: Number of items.
+            unit: What the ends of a range must be multiples of.
 
         Returns:
             Ranges (first, last) that are not empty, `last` exclusive.
         """
-        ends = [round(count * i / len(self._scratch)) for i in range(len(self._scratch) + 1)]
+        units, threads = count // unit, len(self._scratch)
+        ends = [unit * round(units * i / threads) for i in range(threads + 1)]
         return [(first, last) for first, last in pairwise(ends) if first < last]
 
-    def run_ranges(self, count: int, work: Work) -> None:
+    def run_ranges[T](self, count: int, work: Work[T], unit: int = 1) -> list[T]:
         """Process [0, count) on all threads and wait.
 
         Args:
             count: Number of items.
             work: Called with each of the `ranges`.
-        """
-        parts = self.ranges(count)
-        if self._pool is None or len(parts) == 1:
-            work(*parts[0], self._scratch[0])
-            return
-        firsts, lasts = zip(*parts, strict=True)
-        list(self._pool.map(work, firsts, lasts, self._scratch))
+            unit: What the ends of a range must be multiples of.
 
-    def run_rows(self, work: Work) -> None:
+        Returns:
+            What `work` returned, in the order of the ranges.
+        """
+        parts = self.ranges(count, unit)
+        if self._pool is None or len(parts) == 1:
+            return [work(*parts[0], self._scratch[0])]
+        firsts, lasts = zip(*parts, strict=True)
+        return list(self._pool.map(work, firsts, lasts, self._scratch))
+
+    def run_rows[T](self, work: Work[T]) -> list[T]:
         """Process all rows of the feature map on all threads and wait.
 
         Args:
             work: Called with a range of rows and scratch memory.
         """
-        self.run_ranges(self.height, work)
+        return self.run_ranges(self.height, work)

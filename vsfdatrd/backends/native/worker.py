@@ -8,9 +8,8 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only multiplies small matrices; its threads would compete
 
 import mmap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -26,8 +25,8 @@ from vsfdatrd.workers.server import WorkerServer, serve_forever
 class NativeServer(WorkerServer):
     """Request handler with the loaded weights, if any, and a context for every frame in flight."""
 
-    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
-        super().__init__(write, flush)
+    def __init__(self, replies: TextIO) -> None:
+        super().__init__(replies)
         self._contexts: list[FrameContext] = []
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
 
@@ -78,12 +77,12 @@ class NativeServer(WorkerServer):
             EngineError: The weights cannot be read, or are of a network that does not take this size.
         """
         weights = _load_weights(directory)
-        if height % weights.config.multiple or width % weights.config.multiple:
+        scale, multiple = weights.config.scale, weights.config.multiple
+        if height % multiple or width % multiple:
             raise EngineError(
                 f"the native engine belongs to another network, which does not accept frames of {width}×{height}"
             )
         self._contexts = [FrameContext(weights, height, width, threads) for _ in range(streams)]
-        scale = weights.config.scale
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
         return {"input": self.shapes[0], "output": self.shapes[1], "instructions": instructions_in_use()}
 

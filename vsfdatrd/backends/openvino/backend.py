@@ -1,4 +1,4 @@
-"""OpenVINO backend, the default on CPUs unless the native backend is preferred.
+"""OpenVINO backend, for all networks on CPUs.
 
 The library runs in a worker process (`worker.py`). An engine's file is the compiled model as exported by OpenVINO,
 which loads in half the time of compiling it again. It depends on the library's version and on the CPU, and both are
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -123,19 +122,17 @@ def build(spec: EngineSpec, directory: Path) -> None:
                 "build",
                 graph=graphs[0],
                 directory=str(directory),
+                precision=spec.precision,
+                streams=_stream_count(spec),
                 exact=exact[0] if exact else None,
                 skies=[graphs[1], exact[1]] if len(exact) > 1 else None,
-                **_compile_arguments(spec),
             )
     if psnr is not None:
         log.info("%s agrees with fp32 to %.1f dB", spec.precision, psnr)
 
 
 def _write_graph(spec: EngineSpec, folder: Path, height: int, width: int, precision: Precision) -> str:
-    """Write the graph for a size and precision.
-
-    Returns:
-        Its path.
+    """Write the graph for a size and precision, and return its path.
 
     Raises:
         PrecisionUnfit: A weight exceeds the range of the precision.
@@ -158,7 +155,8 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
     Raises:
         EngineError: OpenVINO does not load the model.
     """
-    loaded = _standby.ask("load", directory=str(directory), **_compile_arguments(spec))
+    streams = _stream_count(spec)
+    loaded = _standby.ask("load", directory=str(directory), precision=spec.precision, streams=streams)
     return RemoteEngine(_standby.detach(), loaded["slots"], loaded["input"], loaded["output"])
 
 
@@ -176,7 +174,3 @@ def _stream_count(spec: EngineSpec) -> int:
         return spec.streams
     # The total memory and not the free memory, so that the result is the same every time.
     return STREAMS if 2 * _needed_bytes(spec, STREAMS) <= psutil.virtual_memory().total else 1
-
-
-def _compile_arguments(spec: EngineSpec) -> dict[str, Any]:
-    return {"precision": spec.precision, "streams": _stream_count(spec)}

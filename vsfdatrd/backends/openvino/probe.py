@@ -68,7 +68,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
         try:
             result, largest = _run_on_test_image(core, model, config, height, width)
             config, out_channels, scale = _describe_output(result, config, height, width, step)
-            if config.margin or config.crop or config.crop_end:
+            cropped = config.margin or config.crop or config.crop_end
+            if cropped:
                 height, width = config.fixed_size or (height, width)
                 result, largest = _run_on_test_image(core, model, config, height, width)
                 if result.shape != (1, out_channels, height * scale, width * scale):
@@ -87,8 +88,8 @@ def describe(path: Path, multiple: int | None, input_range: Range | None) -> dic
                 return planes
 
             picture = accuracy.draw_line_art(height, width)[:in_channels]
-            cropped = config.margin or config.crop or config.crop_end  # if so, it ran with the final config
-            first = result[0] if cropped else _to_planes(result, config)
+            # (C, H, W); if cropped, it ran with the final config
+            first = result[0] if cropped or config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
             with contextlib.suppress(TrialFailure):  # the network may fail on values up to 255; keep the default then
                 config, remark = probe_range.determine_ranges(
                     config, declared is not None, picture, scale, first, run_with
@@ -160,14 +161,9 @@ def _run_on_test_image(
 def _describe_output(
     result: NDArray[np.float32], config: OnnxConfig, height: int, width: int, step: int
 ) -> tuple[OnnxConfig, int, int]:
-    """Derive layout, channels, scale and margins from the shape of an output.
+    """Derive layout, channels, scale and margins from the shape of the output for an input of `height` × `width`.
 
-    Args:
-        result: The output.
-        config: The network.
-        height: Height of the input in pixels.
-        width: Width of the input in pixels.
-        step: Number of which height and width of frames must be multiples.
+    `step` is the number of which the sides of frames must be multiples.
 
     Returns:
         The completed config, the number of output channels, the scale.
@@ -206,14 +202,7 @@ def _find_margins(
     """Find scale and margins of a network whose output is not exactly an integer multiple of its input.
 
     The output is assumed to be a constant number of pixels smaller or larger than the scaled input, and centered in
-    it, as for convolutions without padding.
-
-    Args:
-        height: Height of the input.
-        width: Width of the input.
-        out_height: Height of the output.
-        out_width: Width of the output.
-        step: Number of which height and width of frames must be multiples.
+    it, as for convolutions without padding. `step` is the number of which the sides of frames must be multiples.
 
     Returns:
         Scale, pixels to add on each side of the frame, pixels to crop from the output at the start and at the end of
@@ -232,12 +221,6 @@ def _find_margins(
     if min(height, width) <= around:
         return None
     return scale, around // 2, crop, crop
-
-
-def _to_planes(result: NDArray[np.float32], config: OnnxConfig) -> NDArray[np.float32]:
-    """Convert the output of a network, (1, C, H, W) or (1, H, W, C), to (C, H, W)."""
-    planes: NDArray[np.float32] = result[0] if config.output_layout == "NCHW" else result[0].transpose(2, 0, 1)
-    return planes
 
 
 def _largest_tensor(model: openvino.Model) -> int:

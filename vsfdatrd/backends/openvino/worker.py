@@ -8,10 +8,9 @@ import mmap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art
-from vsfdatrd.backends.accuracy import draw_sky as clear_sky
+from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.openvino.library import openvino
 from vsfdatrd.backends.reference_server import ImageFunction, ReferenceServer
@@ -26,8 +25,8 @@ class OpenVinoServer(ReferenceServer):
 
     library = "OpenVINO"
 
-    def __init__(self, write: Callable[[str], Any], flush: Callable[[], Any]) -> None:
-        super().__init__(write, flush)
+    def __init__(self, replies: TextIO) -> None:
+        super().__init__(replies)
         self._core = openvino.Core()
         self._compiled: openvino.CompiledModel | None = None
         self._requests: list[openvino.InferRequest] = []
@@ -46,9 +45,9 @@ class OpenVinoServer(ReferenceServer):
         """Compile a graph file and export the compiled model.
 
         Args:
-            graph: Path of the graph.
+            graph: Path of the graph, in this precision.
             directory: The directory to write to.
-            precision: Precision of the graph.
+            precision: Precision of the engine.
             streams: Frames computed at once.
             exact: Path of the fp32 graph, to verify a half precision; None for fp32.
             skies: Paths of the half-precision and fp32 graphs for a smaller `accuracy.draw_sky`; None to use the other
@@ -70,7 +69,7 @@ class OpenVinoServer(ReferenceServer):
                 half, full = compiled, reference
                 if skies:
                     half, full = self._compile(skies[0], precision, 1), self._compile(skies[1], "fp32", 1)
-                check_banding(count_levels(_infer(full, clear_sky)), count_levels(_infer(half, clear_sky)), precision)
+                check_banding(count_levels(_infer(full, draw_sky)), count_levels(_infer(half, draw_sky)), precision)
             exported = io.BytesIO()
             compiled.export_model(exported)
         except RuntimeError as error:
@@ -136,15 +135,7 @@ class OpenVinoServer(ReferenceServer):
 
 
 def _infer(model: openvino.CompiledModel, picture: ImageFunction) -> FramePlanes:
-    """Run a model on an image.
-
-    Args:
-        model: The compiled model.
-        picture: Creates an image (3, H, W) for a height and width.
-
-    Returns:
-        (C, H·scale, W·scale).
-    """
+    """Run a model on an image; return (C, H·scale, W·scale)."""
     _, channels, height, width = model.input(0).shape
     result: FramePlanes = model(picture(height, width)[None, :channels])[0][0]
     return result

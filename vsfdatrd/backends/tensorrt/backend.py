@@ -68,18 +68,18 @@ MAP_ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
 PROCESS_BYTES = 600 << 20
 """GPU memory of a CUDA context, the library's kernels and small allocations."""
 
+_standby = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
+warm_up = _standby.warm_up
+
 LEVEL_VARIABLE = "FDATRD_TENSORRT_LEVEL"
 """Environment variable: builder optimization level of `tensorrt`, 0 to 5. `tensorrt_rtx` has no such setting."""
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """Explain why TensorRT cannot be used on this machine.
+    """Explain why TensorRT cannot be used on GPUs, which must be of one kind; see `Backend.unavailable`.
 
     Args:
         device: Numbers of the GPUs, which must be of one kind; also below.
-
-    Returns:
-        A sentence with the remedy; None if it can be used.
     """
     gpu = first_selected(device)
     if gpu is None:
@@ -93,11 +93,6 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 def unsupported_reason(model: ModelDescriptor) -> None:
     """Return None: every network has a graph; see `Backend.unsupported_reason`."""
-
-
-def warm_up() -> None:
-    """Start the worker that will run the engine."""
-    _standby.start()
 
 
 def version(device: Sequence[int] = (0,)) -> str:
@@ -200,7 +195,7 @@ def build(spec: EngineSpec, directory: Path) -> None:
 
 
 def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequence[str]) -> dict[str, Any]:
-    """Build an engine for kinds of GPU.
+    """Build an engine for kinds of GPU, such as ``sm89``.
 
     Args:
         spec: Parameters of the engine.
@@ -227,6 +222,7 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
     # The timing cache is shared by all engines of this library.
     timings = spec.state.parent / f"{library.module} {library.version}.timings" if spec.state else None
     how = {"level": _builder_level(), "timings": timings and str(timings), "exact": spec.precision == "fp32"}
+    keep_log = False
     try:
         facts: dict[str, Any] = _standby.ask(
             "build",
@@ -240,24 +236,25 @@ def build_for(spec: EngineSpec, directory: Path, library: Library, targets: Sequ
         reference_output, count = _compute_reference(spec, directory)
         (directory / REFERENCE_FILE).write_bytes(reference_output)
         (directory / SKY_LEVELS_FILE).write_text(json.dumps(count))
-    except (EngineBuildError, EngineUnavailable):
+        return facts
+    except EngineUnavailable:
         raise
     except EngineError as error:
+        keep_log = True
+        if isinstance(error, EngineBuildError):  # names the log
+            raise
         raise EngineBuildError(f"{error}; TensorRT's full log is {full_log}") from error
     finally:
         graph.unlink(missing_ok=True)
-    os.unlink(full_log)
-    return facts
+        if not keep_log:
+            os.unlink(full_log)
 
 
 def _compute_reference(spec: EngineSpec, directory: Path) -> tuple[bytes, int]:
     """Compute the contents of `REFERENCE_FILE` and `SKY_LEVELS_FILE`.
 
     They take long on a CPU for large frames and do not depend on the GPU or the precision, so they are computed once.
-
-    Args:
-        spec: Parameters of the engine.
-        directory: A directory for temporary graphs.
+    Temporary graphs are written into `directory`.
     """
     key = spec.checkpoint, spec.height, spec.width
     if key not in _references:
@@ -321,6 +318,5 @@ def _builder_level() -> int | None:
     return None if value is None else int(value)
 
 
-_standby = StandbyWorker("vsfdatrd.backends.tensorrt.worker")
 _references: dict[tuple[Checkpoint, int, int], tuple[bytes, int]] = {}
 """The latest reference, until an engine has passed verification."""

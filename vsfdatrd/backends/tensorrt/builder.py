@@ -46,31 +46,9 @@ def build_engine(
     start = time.monotonic()
     with contextlib.closing(create_logger(trt, log)) as trt_log:
         try:
-            builder = trt.Builder(trt_log)
-        except TypeError as error:  # the bindings raise it if creating the object failed
-            raise EngineBuildError(f"TensorRT does not start: {trt_log.why()}; its full log is {log}") from error
-        network = builder.create_network(library.network_flags(trt))
-        parser = trt.OnnxParser(network, trt_log)
-        if not parser.parse(graph.read_bytes()):
-            errors = (parser.get_error(i) for i in range(parser.num_errors))
-            messages = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
-            reason = "; ".join(dict.fromkeys(messages))
-            raise EngineBuildError(
-                f"TensorRT does not read the network: {reason or trt_log.why()}; its full log is {log}"
-            )
-        _allow_decomposition(trt, network)
-        config = builder.create_builder_config()
-        library.set_targets(trt, config, targets)
-        library.require_user_allocation(trt, config)
-        if settings.get("exact"):
-            config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
-        if settings.get("detailed"):
-            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        with library.build_settings(config, settings):
-            trt_log.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
-            blob = builder.build_serialized_network(network, config)
-        if blob is None:
-            raise EngineBuildError(f"TensorRT could not build the network: {trt_log.why()}; its full log is {log}")
+            blob = _build(trt, trt_log, library, graph, targets, settings)
+        except EngineBuildError as error:
+            raise EngineBuildError(f"{error}; its full log is {log}") from error
     (directory / ENGINE_FILE).write_bytes(blob)
     facts = {
         "activation_bytes": trt_log.activation,
@@ -82,6 +60,34 @@ def build_engine(
     return facts
 
 
+def _build(
+    trt: Any, trt_log: Any, library: Library, graph: Path, targets: Sequence[str], settings: dict[str, Any]
+) -> Any:
+    """Return the serialized engine of a graph; see `build_engine`."""
+    builder = _create_builder(trt, trt_log)
+    network = builder.create_network(library.network_flags(trt))
+    parser = trt.OnnxParser(network, trt_log)
+    if not parser.parse(graph.read_bytes()):
+        errors = (parser.get_error(i) for i in range(parser.num_errors))
+        messages = (": ".join(filter(None, (error.node_operator(), error.desc()))) for error in errors)
+        reason = "; ".join(dict.fromkeys(messages))
+        raise EngineBuildError(f"TensorRT does not read the network: {reason or trt_log.why()}")
+    _allow_decomposition(trt, network)
+    config = builder.create_builder_config()
+    library.set_targets(trt, config, targets)
+    library.require_user_allocation(trt, config)
+    if settings.get("exact"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # set by default; has the 10-bit mantissa of fp16
+    if settings.get("detailed"):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    with library.build_settings(config, settings):
+        trt_log.errors.clear()  # such as those about a rejected timing cache, which cannot cause the build to fail
+        blob = builder.build_serialized_network(network, config)
+    if blob is None:
+        raise EngineBuildError(f"TensorRT could not build the network: {trt_log.why()}")
+    return blob
+
+
 def build_empty_engine(library: Library, targets: Sequence[str]) -> bytes:
     """Build an engine that does nothing, to ask whether a GPU could run one built with the settings of `build_engine`.
 
@@ -91,18 +97,12 @@ def build_empty_engine(library: Library, targets: Sequence[str]) -> bytes:
         library: The TensorRT to use.
         targets: Kinds of GPU, such as ``sm89``.
 
-    Returns:
-        The serialized engine.
-
     Raises:
         EngineBuildError: The build failed.
     """
     trt = library.load()
     trt_log = create_logger(trt)
-    try:
-        builder = trt.Builder(trt_log)
-    except TypeError as error:
-        raise EngineBuildError(f"TensorRT does not start: {trt_log.why()}") from error
+    builder = _create_builder(trt, trt_log)
     network = builder.create_network(library.network_flags(trt))
     layer = network.add_identity(network.add_input("input", trt.float32, (1, 1, 8, 8)))
     network.mark_output(layer.get_output(0))
@@ -112,6 +112,13 @@ def build_empty_engine(library: Library, targets: Sequence[str]) -> bytes:
     if blob is None:
         raise EngineBuildError(f"TensorRT could not build a network of one layer: {trt_log.why()}")
     return bytes(blob)
+
+
+def _create_builder(trt: Any, trt_log: Any) -> Any:
+    try:
+        return trt.Builder(trt_log)
+    except TypeError as error:  # the bindings raise it if creating the object failed
+        raise EngineBuildError(f"TensorRT does not start: {trt_log.why()}") from error
 
 
 def _allow_decomposition(trt: Any, network: Any) -> None:

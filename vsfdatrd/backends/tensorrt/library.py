@@ -88,7 +88,7 @@ class Library:
         return 0 if flag is None or self.portable else 1 << int(flag)
 
     def set_targets(self, trt: Any, config: Any, targets: Sequence[str]) -> None:
-        """Set the kinds of GPU for a build.
+        """Set the kinds of GPU for a build, such as ``sm89``.
 
         If the library has no name for one of them, the engine is built to run on all GPUs.
 
@@ -206,13 +206,10 @@ TENSORRT = Library("tensorrt", "tensorrt", portable=False)
 
 
 def choose_library(capability: tuple[int, int] | None) -> Library | None:
-    """Select the installed library for a GPU.
+    """Return the preferred library for a compute capability, or for no GPU in particular; None if none is installed.
 
     Args:
         capability: Compute capability; None for no GPU in particular.
-
-    Returns:
-        The preferred library that is installed; None if neither is.
     """
     # GeForce and RTX cards have x.5, x.6, x.9 and 12.x; 7.0, 8.0, 9.0 and 10.x are data-center cards.
     data_center = capability is not None and capability[0] < 12 and capability[1] == 0

@@ -33,7 +33,7 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
     """Request handler: holds TensorRT's runtime and, once an engine is loaded, its copies on one or more GPUs."""
 
     def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
-        """Answer the request ``refusal_reason``: tell before a build whether TensorRT would refuse to load the engine.
+        """Tell before a build for some kinds of GPU, such as ``sm89``, why TensorRT would refuse to load the engine.
 
         Args:
             library: Module name of the TensorRT to use.
@@ -41,7 +41,7 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
             targets: Kinds of GPU for which it would be built, such as ``sm89``.
 
         Returns:
-            Why the library cannot run the engine; None if it can, or cannot be asked.
+            The reason; None if the library can run the engine, or cannot be asked.
         """
         chosen = _library_named(library)
         trt = chosen.load()
@@ -75,6 +75,9 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
     ) -> dict[str, Any]:
         """Load an engine on every GPU.
 
+        Kernels compiled for a GPU are stored in the folder `state`, if any, so that they are compiled only once. The
+        last arguments and the result are those of `GpuServer.choose_contexts`.
+
         Args:
             library: Module name of the TensorRT to use.
             directory: The engine's files.
@@ -84,9 +87,6 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
                 for none.
             contexts: Execution contexts on each GPU; see `GpuServer.choose_contexts`.
             rates: Frames per second of one context and of two; see there.
-
-        Returns:
-            What `GpuServer.choose_contexts` returns.
 
         Raises:
             EngineError: TensorRT does not load the engine.
@@ -101,22 +101,15 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
         Args:
             directory: The engine's files, including the reference.
             precision: Precision of the engine, for messages.
-
-        Returns:
-            The lowest PSNR in dB.
         """
-        return verify_networks(
-            self._devices, Path(directory, REFERENCE_FILE), Path(directory, SKY_LEVELS_FILE), precision
-        )
+        reference, levels = Path(directory, REFERENCE_FILE), Path(directory, SKY_LEVELS_FILE)
+        return verify_networks(self._devices, reference, levels, precision)
 
     def do_layers(self, runs: int) -> dict[str, float]:
-        """Answer the request ``layers``: measure the time of each layer on the first GPU with TensorRT's profiler.
+        """Return the seconds per frame of each layer on the first GPU by name, from TensorRT's profiler.
 
         Args:
             runs: Number of frames.
-
-        Returns:
-            Seconds per frame by layer name.
         """
         return self._devices[0].layers(runs)
 
@@ -178,11 +171,7 @@ class _TensorRtNetwork(GpuNetwork):
         super().close()
 
     def _create_context(self, runtime_cache: bytes | None, capture_graph: bool = False) -> tuple[Any, Any]:
-        """Create an execution context that reads and writes the two buffers.
-
-        Returns:
-            The context, and objects that must live as long.
-        """
+        """Return an execution context that reads and writes the two buffers, and objects that must live as long."""
         context, owners = self._library.create_context(self._engine, runtime_cache, capture_graph)
         if context is None:
             name = list_gpus()[self.index].name
@@ -193,13 +182,7 @@ class _TensorRtNetwork(GpuNetwork):
         return context, owners
 
     def layers(self, runs: int) -> dict[str, float]:
-        """Measure the time of each layer.
-
-        Args:
-            runs: Number of frames.
-
-        Returns:
-            Seconds per frame by layer name.
+        """Return the seconds per frame of each layer by name.
 
         Raises:
             EngineError: This TensorRT does not report layer times.

@@ -4,6 +4,7 @@ It runs the network itself, so any architecture that can be loaded runs here, an
 marker file.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -17,7 +18,7 @@ from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, 
 from vsfdatrd.backends.base import Engine, EngineSpec, FramePlanes
 from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.torch import engine
-from vsfdatrd.errors import TORCH_INSTALL_COMMAND, EngineBuildError, EngineError
+from vsfdatrd.errors import TORCH_INSTALL_COMMAND, EngineBuildError, EngineError, FdatrdError
 from vsfdatrd.options import Precision
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,7 @@ def warm_up() -> None:
 
 def version(device: Sequence[int] = (0,)) -> str:
     """Return PyTorch's version; see `Backend.version`."""
-    from importlib.metadata import version as installed
-
-    return installed("torch")
+    return importlib.metadata.version("torch")
 
 
 def _has_gpu() -> bool:
@@ -84,7 +83,9 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
     if _has_gpu():
         index = device[0] if device[0] < torch.cuda.device_count() else 0
         return ("fp16", "bf16", "fp32") if torch.cuda.get_device_capability(index)[0] >= 8 else ("fp16", "fp32")
-    return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
+    # Builds without MKL-DNN, such as those for Macs with ARM, do not have the operator.
+    has_bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    return ("bf16", "fp32") if has_bf16() else ("fp32",)
 
 
 def device_name(spec: EngineSpec) -> str:
@@ -107,12 +108,11 @@ def memory_estimate(spec: EngineSpec) -> tuple[int, int]:
     activations = memory.activation_bytes(network.config, ACTIVATION_BYTES)
     share = 1 if spec.precision == "fp32" else 0.5
     frame = spec.height * spec.width * (activations * share + memory.frame_bytes(network))
-    needed = int((spec.streams or (2 if _has_gpu() else 1)) * frame)
     if not _has_gpu():
-        return needed, memory.free_bytes()
+        return int((spec.streams or 1) * frame), memory.free_bytes()
     import torch
 
-    return needed, min(torch.cuda.mem_get_info(i)[0] for i in spec.device)
+    return int((spec.streams or 2) * frame), min(torch.cuda.mem_get_info(i)[0] for i in spec.device)
 
 
 def build(spec: EngineSpec, directory: Path) -> None:
@@ -153,12 +153,7 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
 
 
 def _psnr_against_fp32(spec: EngineSpec) -> float:
-    """Compute the PSNR of a half precision against fp32 on a small image, on the engine's own device.
-
-    Raises:
-        PrecisionUnfit: They differ too much.
-        EngineBuildError: PyTorch cannot compute the network.
-    """
+    """Return the PSNR of a half precision against fp32 on a small image, on the engine's own device; see `build`."""
     import torch
 
     model = spec.checkpoint.descriptor
@@ -171,7 +166,9 @@ def _psnr_against_fp32(spec: EngineSpec) -> float:
             network = engine.load_network(case, device)
             with torch.inference_mode(), engine.without_tf32(case.precision):
                 results = [network(torch.from_numpy(picture).to(device)) for picture in pictures]
-        except RuntimeError as error:
+        except FdatrdError:
+            raise
+        except Exception as error:  # networks of other architectures may raise anything
             raise EngineBuildError(f"PyTorch could not compute the network in {case.precision}: {error}") from error
         outputs.append([result[0].float().cpu().numpy() for result in results])
     psnr = check_psnr(outputs[0][0], outputs[1][0], spec.precision)

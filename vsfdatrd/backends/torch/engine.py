@@ -21,8 +21,9 @@ def load_network(spec: EngineSpec, device: "torch.device") -> "torch.nn.Module":
     """Load the network on a device, for float32 frames, with its kernels in channels-last format."""
     import torch
 
-    network, half = spec.checkpoint.network().to(device), _dtype(spec.precision)
-    if half != torch.float32:
+    network = spec.checkpoint.network().to(device)
+    if spec.precision != "fp32":
+        half = torch.bfloat16 if spec.precision == "bf16" else torch.float16
         spec.checkpoint.descriptor.architecture.to_half(network, half)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:  # `Module.to(memory_format=...)` would fail on tensors with five dimensions
@@ -229,9 +230,3 @@ def _stream(index: int, slot: int) -> "torch.cuda.Stream":
     import torch
 
     return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
-
-
-def _dtype(precision: Precision) -> "torch.dtype":
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -20,7 +20,7 @@ _AUTO = "auto"
 
 
 def check_address(address: str) -> None:
-    """Check the syntax of a cluster address.
+    """Check the syntax of a cluster address, the argument of ``--ray``.
 
     Args:
         address: The argument of ``--ray``.
@@ -50,7 +50,7 @@ def connect(address: str) -> Iterator[Any]:
         address: ``auto`` or ``host:port``, see `check_address`.
 
     Raises:
-        ArgumentError: The address is invalid.
+        ArgumentError: The address is invalid, see `check_address`.
         EncodeError: Ray is not installed, nothing answers, this machine is not part of the cluster, or the versions of
             Ray or Python differ.
     """
@@ -83,7 +83,7 @@ def _check_reachable(address: str) -> None:
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise EncodeError(
             f"--ray {address} finds no Ray cluster ({error}); check that its head runs there (`ray status`), "
             "and that no firewall blocks it"

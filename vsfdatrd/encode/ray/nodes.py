@@ -1,23 +1,15 @@
 """The machines of a Ray cluster: which are alive, which are excluded, and the resources of a task."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from vsfdatrd.errors import EncodeError
 
 _MAX_CPUS = 8  # per task: with more CPUs, two chunks in parallel are faster than one
 
 
-class ReportFunction(Protocol):
-    """Reports a message to the user, as `Reporter.emit` does."""
-
-    def __call__(self, event: str, text: str, **facts: Any) -> None:
-        """Report a message.
-
-        Args:
-            event: Kind of message, for programs.
-            text: The message, for people.
-            facts: Further values for programs.
-        """
+type ReportFunction = Callable[..., None]
+"""Reports a message to the user, as `Reporter.emit` does."""
 
 
 class Nodes:
@@ -58,18 +50,15 @@ class Nodes:
         }
 
     def name(self, machine: str) -> str:
-        """Return a machine's name and address for messages.
+        """Return a machine's host name and address for messages; ``Ray`` if the machine is unknown.
 
         Args:
             machine: A Ray node ID.
-
-        Returns:
-            Host name and address; ``Ray`` if the machine is unknown.
         """
         return self._names.get(machine, "Ray")
 
     def exclude(self, machine: str, mismatch: str) -> None:
-        """Exclude a machine from further tasks, and report it.
+        """Exclude a machine from further tasks, and report it with the reason, a phrase that follows its name.
 
         Args:
             machine: A Ray node ID.
@@ -81,7 +70,7 @@ class Nodes:
         self.passed.discard(machine)
         if machine not in self._names:
             self.alive()
-        self._report("left out", f"{self._names[machine]} is left out: it {mismatch}", machine=self._names[machine])
+        self._report("left out", f"{self.name(machine)} is left out: it {mismatch}", machine=self.name(machine))
 
     def check_any_left(self) -> None:
         """Check that a machine is left.
@@ -91,7 +80,7 @@ class Nodes:
         """
         if self.alive().keys() <= self.excluded.keys():
             machine, mismatch = next(iter(self.excluded.items()))
-            raise EncodeError(f"no machine of the Ray cluster can encode: {self._names[machine]} {mismatch}")
+            raise EncodeError(f"no machine of the Ray cluster can encode: {self.name(machine)} {mismatch}")
 
     def plan_resources(self) -> int | None:
         """Choose and report the resources of a task: one GPU if any machine has one, otherwise up to 8 CPUs.

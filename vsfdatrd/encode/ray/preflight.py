@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.encode import presets
 from vsfdatrd.encode.source import check_plugins, file_identity
 from vsfdatrd.encode.workers import ChunkInputs
 from vsfdatrd.errors import FdatrdError
 from vsfdatrd.system.packages import installed_versions
+from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
 from vsfdatrd.weights.catalog import resolve_model
 
 _PACKAGES = ("vapoursynth", "vapoursynth-bestsource", "vapoursynth-vivtc", "vapoursynth-bwdif")
@@ -46,16 +46,12 @@ class Environment:
             inputs.model,
             inputs.weights,
             inputs.encoder,
-            presets.ffmpeg_version_for(inputs.encoder),
+            ffmpeg_version(ffmpeg(inputs.encoder)),
             installed_versions(_PACKAGES),
         )
 
     def mismatch(self) -> str | None:
-        """Compare with the machine on which this method runs.
-
-        Returns:
-            How the machine differs, phrased to follow its name; None if it matches.
-        """
+        """Return how the machine on which this runs differs, phrased to follow its name; None if it matches."""
         try:
             content = _file_identity(Path(self.source))
         except OSError as error:
@@ -68,11 +64,13 @@ class Environment:
         try:
             if open_checkpoint(resolve_model(self.model)).descriptor.sha256 != self.weights:
                 return f"has other weights under the name {self.model}; copy the file there"
-            ffmpeg = presets.ffmpeg_version_for(self.encoder)
+            version = ffmpeg_version(ffmpeg(self.encoder))
         except FdatrdError as error:
             return f"cannot do it: {error}"
-        if ffmpeg != self.ffmpeg:
-            return f"has another ffmpeg ({ffmpeg}; here {self.ffmpeg}); install the same there, or put it first on PATH"
+        if version != self.ffmpeg:
+            return (
+                f"has another ffmpeg ({version}; here {self.ffmpeg}); install the same there, or put it first on PATH"
+            )
         installed = installed_versions(_PACKAGES)
         for name, expected in self.packages.items():
             if installed.get(name) != expected:

@@ -15,7 +15,7 @@ class ChunkDownload:
     """A chunk file being received. It gets its final name only when it is complete and fsynced."""
 
     def __init__(self, folder: Path, done: DoneChunk) -> None:
-        """Create the temporary file.
+        """Create the temporary file for a chunk with this record, which has the file's size and checksum.
 
         Args:
             folder: Folder of the chunk files.
@@ -34,13 +34,10 @@ class ChunkDownload:
             raise _write_error(self._path, error) from error
 
     def add(self, block: bytes) -> bool:
-        """Append a block.
+        """Append the next bytes of the file; return True if it is now complete.
 
         Args:
             block: The next bytes of the file.
-
-        Returns:
-            True if the file is now complete.
 
         Raises:
             EncodeError: The block cannot be written.
@@ -54,10 +51,7 @@ class ChunkDownload:
         return self._file.tell() >= self._done.bytes
 
     def finish(self) -> DoneChunk:
-        """Verify the checksum and give the file its final name.
-
-        Returns:
-            The record of the chunk.
+        """Verify the checksum, give the file its final name, and return the record of the chunk.
 
         Raises:
             EncodeError: The checksum differs, or the file cannot be written.

@@ -5,8 +5,10 @@
   script.vpy
   <random>/       folder of one chunk, until it has been sent back
 
-A message is ``(kind, ...)``, with kind one of begun, frames, encoded, props, fit, verified, block, failed, unfit and
-cleared.
+All tasks have the arguments ``machine``, Ray's node ID of the machine they run on, ``index``, the contents of
+BestSource's index files by name (only for `trial` and `part`), and ``order``. Machines in ``passed`` have passed
+`preflight` and are not checked again. A message is ``(kind, ...)``, with kind one of begun, frames, encoded, props,
+fit, verified, block, failed, unfit and cleared.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -45,7 +48,6 @@ class EncodeOrder:
     run: str
     """Unique name of this run; folders of other runs for the same output are removed."""
     expected: Environment
-    """The environment that a machine must have."""
     script: str
     """Text of the VapourSynth script."""
     index: Path
@@ -55,15 +57,12 @@ class EncodeOrder:
 
 
 def preflight(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> Iterator[Message]:
-    """Check that this machine has everything that is needed.
+    """Check that this machine has everything that is needed; yield ``fit``, or ``unfit`` with the reason.
 
     Args:
         machine: Ray node ID of this machine.
         index: Not used.
         order: Parameters common to all tasks.
-
-    Yields:
-        ``fit``, or ``unfit`` with the reason.
     """
     for answer in _run_supervised({"do": "preflight", "expected": asdict(order.expected)}):
         mismatch = answer.get("mismatch") or answer.get("failed")
@@ -96,7 +95,7 @@ def part(
     options: tuple[str, ...],
     rate: Fraction,
 ) -> Iterator[Message]:
-    """Encode a chunk, without verifying it.
+    """Encode a chunk with these ffmpeg output options and frames a second, without verifying it.
 
     Args:
         machine: Ray node ID of this machine.
@@ -124,7 +123,7 @@ def send_file(
     path: Path,
     seconds: float,
 ) -> Iterator[Message]:
-    """Verify a chunk, send its file, and remove it.
+    """Verify a chunk whose path and encoding time were sent with ``encoded``, send its file, and remove it.
 
     Args:
         machine: Ray node ID of this machine.
@@ -152,15 +151,12 @@ def send_file(
 
 
 def clear(machine: str, index: Mapping[str, bytes], order: EncodeOrder) -> Iterator[Message]:
-    """Remove the files of the encode from this machine.
+    """Remove the files of the encode from this machine; yield ``cleared``.
 
     Args:
         machine: Ray node ID of this machine.
         index: Not used.
         order: Parameters common to all tasks.
-
-    Yields:
-        ``cleared``.
     """
     folder = _encode_folder(order).parent
     with contextlib.suppress(OSError):  # the folder does not exist
@@ -174,12 +170,7 @@ def _run_job(
 ) -> Iterator[Message]:
     """Check this machine if necessary, write the encode's files, and run a job of `supervisor` with them.
 
-    Args:
-        machine: Ray node ID of this machine.
-        index: Contents of BestSource's index files by name.
-        order: Parameters common to all tasks.
-        passed: Machines that have passed `preflight`.
-        job: The job without the paths and resources that are the same for all jobs.
+    Here, the job lacks the paths and resources that are the same for all jobs.
 
     Yields:
         ``begun``, then the answers of the job as messages.
@@ -231,7 +222,13 @@ def _run_job(
 
 def _encode_folder(order: EncodeOrder) -> Path:
     """Return the folder of this run on this machine; see the top of this module."""
-    return Path(tempfile.gettempdir()) / f"vsfdatrd-encode-{getpass.getuser()}" / order.output / order.run
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = ""
+        if sys.platform != "win32":  # in containers, a user ID may have no name
+            user = str(os.getuid())
+    return Path(tempfile.gettempdir()) / f"vsfdatrd-encode-{user}" / order.output / order.run
 
 
 def _make_private(folder: Path) -> None:

@@ -67,7 +67,7 @@ class Cluster:
             report: Receives messages, such as `Reporter.emit`.
         """
         self._ray, self._report = ray, report
-        self._scheduler: RayScheduler | None = None
+        self._scheduler: RayScheduler | None = None  # the first task creates it
 
     def clear(self) -> None:
         """Remove the files of the encode from all machines that were used."""
@@ -192,7 +192,7 @@ class RayScheduler:
         self._order = replace(self._order, cpus=self._nodes.plan_resources())
 
     def run(self, tasks: Sequence[_Task], params: EncodeParams) -> Generator[Event | dict[str, int]]:
-        """Run all tasks. Closing the generator cancels running ones.
+        """Run all tasks: one per chunk, or one of kind ``trial``. Closing the generator cancels running ones.
 
         Args:
             tasks: One task per chunk, or one of kind ``trial``.
@@ -216,10 +216,9 @@ class RayScheduler:
                         del running[handle]
                     # A worker process can also die after its last message, when the next step is running already or the
                     # task is complete.
-                    if message is not None and handle is task.handle:
-                        event = self._event(task, message, params)
-                        if event is not None:
-                            yield event
+                    event = self._event(task, message, params) if message and handle is task.handle else None
+                    if event is not None:
+                        yield event
                     if task.next:
                         running[self._submit(task, params)] = task
                 for handle in self._stranded(running):

@@ -12,7 +12,7 @@ _MAX_UNREAD = 8  # maximum number of unread messages (file blocks) per task in t
 
 
 class RayTransport:
-    """Task submission and messages of one encode. The source's index is sent once, through the object store."""
+    """Task submission and messages of one encode. BestSource's index files are sent once, through the object store."""
 
     def __init__(self, ray: Any, index: dict[str, bytes]) -> None:
         """Put the index into the object store.
@@ -28,16 +28,13 @@ class RayTransport:
         """Time of the last message, on the clock `time.monotonic`."""
 
     def send(self, function: str, arguments: Sequence[Any], options: dict[str, Any], machine: str = "") -> Any:
-        """Submit a task.
+        """Submit a task, and return a handle for `replies` and `cancel`.
 
         Args:
             function: Name of a function of `remote_tasks`.
             arguments: Its arguments after `machine` and `index`.
             options: Ray task options.
             machine: Ray node ID of the machine that must run the task; empty for any.
-
-        Returns:
-            A handle for `replies` and `cancel`.
         """
         if machine:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -58,7 +55,7 @@ class RayTransport:
         self._ray.cancel(handle, force=True)
 
     def replies(self, waiting: Collection[Any]) -> Iterator[tuple[Any, Message | None]]:
-        """Receive messages, waiting up to half a second for one.
+        """Receive messages of running tasks, waiting up to half a second for one.
 
         Args:
             waiting: Handles of running tasks.
