@@ -134,7 +134,7 @@ class EngineCache:
         return self._state / key.digest
 
     def discard(self, key: Key, reason: str) -> None:
-        """Remove an engine, and log the reason, which is part of a sentence.
+        """Remove an engine and log the reason.
 
         Args:
             key: Identity of the engine.

@@ -118,7 +118,7 @@ class Pipeline:
         self._listener.start()
 
     def feed(self, progress: Callable[[int], None]) -> None:
-        """Call `progress` with the number of frames rendered so far, whenever it changes, until vspipe exits.
+        """Report the progress of vspipe, and collect its messages, until it exits.
 
         Args:
             progress: Called with the number of frames rendered so far, whenever it changes.
@@ -233,7 +233,7 @@ def try_encoder(options: Sequence[str], pixel_format: str, size: tuple[int, int]
 
 
 def accept_file(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) -> DoneChunk:
-    """Verify a complete chunk file, whose encoding took `seconds`, and give it its final name; remove an invalid one.
+    """Verify a complete chunk file and give it its final name.
 
     Args:
         path: The file; it is removed if it is not valid.
@@ -258,7 +258,7 @@ def accept_file(path: Path, chunk: Chunk, params: EncodeParams, seconds: float) 
 
 
 def verify_decodable(path: Path, frames: int, rate: Fraction) -> int:
-    """Verify a chunk file with this number of frames, and frames a second, by decoding all of it.
+    """Verify a chunk file by decoding all of it.
 
     Args:
         path: The file.

@@ -27,7 +27,7 @@ for example: vsfdatrd encode in.mkv out.mkv -- -crf 14 -preset slow
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the ``encode`` subcommand to the subparsers of the ``vsfdatrd`` command line.
+    """Add the ``encode`` subcommand.
 
     Args:
         commands: The subparsers of the ``vsfdatrd`` command line.
@@ -89,7 +89,7 @@ def processing_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def split_command_line(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Split the command line, without the program name, at ``--``.
+    """Split the command line at ``--``.
 
     Args:
         arguments: The command line without the program name.

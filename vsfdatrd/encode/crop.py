@@ -29,7 +29,7 @@ class Borders:
 
 
 def parse_borders(text: str) -> Borders:
-    """Parse ``left,top,right,bottom``, the argument of ``--crop``.
+    """Parse ``left,top,right,bottom``.
 
     Args:
         text: The argument of ``--crop``.
@@ -78,7 +78,7 @@ def find_borders(clip: Any) -> Borders:
 
 
 def check_crop(borders: Borders, clip: Any) -> None:
-    """Check that a clip (a vapoursynth.VideoNode) can be cropped by these borders.
+    """Check that a clip can be cropped by these borders.
 
     Args:
         borders: The borders to remove.

@@ -44,7 +44,7 @@ class Fields:
     """Lines to add at the bottom during field processing, see `padding_lines`."""
 
     def rate(self, rate: Fraction) -> Fraction:
-        """Return the frame rate after field processing of a source with this rate.
+        """Return the frame rate after field processing.
 
         Args:
             rate: Frames per second of the source.
@@ -161,7 +161,7 @@ def padding_lines(clip: Any) -> int:
 
 
 def to_eight_bits(clip: Any) -> Any:
-    """Convert a clip (a vapoursynth.VideoNode) to the format in which VIVTC analyzes it, see `matched_format`.
+    """Convert a clip to the format in which VIVTC analyzes it, see `matched_format`.
 
     Args:
         clip: A vapoursynth.VideoNode.

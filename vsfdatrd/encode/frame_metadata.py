@@ -47,7 +47,7 @@ class FrameMetadata:
     """A phrase for each kind of metadata that is never kept."""
 
     def describe_kept(self, codec: str) -> list[str]:
-        """Return a phrase for each kind of metadata that an output in this codec (`codec_of`) keeps.
+        """Return a phrase for each kind of metadata that is kept.
 
         Args:
             codec: Codec of the output, as from `codec_of`.
@@ -55,7 +55,7 @@ class FrameMetadata:
         return self._carried() if codec in CODECS else []
 
     def describe_lost(self, codec: str, encoder: str) -> list[str]:
-        """Return a phrase for each kind of metadata that an output of this encoder, in this codec, drops.
+        """Return a phrase for each kind of metadata that is dropped.
 
         Args:
             codec: Codec of the output, as from `codec_of`.

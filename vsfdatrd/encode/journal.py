@@ -84,7 +84,7 @@ class Journal:
         self._write()
 
     def begin(self, settings: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        """Start a new encode: discard all records, and store its settings and all chunks of the film, in order.
+        """Start a new encode: discard all records, and store its settings and chunks.
 
         Args:
             settings: Everything that the output depends on.
@@ -102,7 +102,7 @@ class Journal:
         return [self._done[number] for number in sorted(self._done)]
 
     def add(self, *records: DoneChunk) -> None:
-        """Record finished chunks, whose files are verified and fsynced.
+        """Record finished chunks.
 
         Args:
             records: Chunks whose files are verified and fsynced.

@@ -59,7 +59,7 @@ class MuxInputs:
 
 
 def mux(inputs: MuxInputs, target: Path) -> list[str]:
-    """Mux the output, verify it by reading it back, and fsync it. The file is removed on failure.
+    """Mux the output, verify it by reading it back, and fsync it.
 
     Args:
         inputs: What to mux.

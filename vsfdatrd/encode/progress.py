@@ -29,7 +29,7 @@ class Rate:
         self._history: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
 
     def update(self, done: int) -> None:
-        """Record the number of finished frames; it decreases when a chunk is retried.
+        """Record the number of finished frames.
 
         Args:
             done: Number of frames; it decreases when a chunk is retried.

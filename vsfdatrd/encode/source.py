@@ -212,7 +212,7 @@ def vapoursynth_path(path: Path) -> str | bytes:
 
 
 def check_constant_format(path: Path, clip: Any) -> None:
-    """Check that all frames of a clip (a vapoursynth.VideoNode) of this file have one size and format.
+    """Check that all frames of a clip have one size and format.
 
     Args:
         path: The file, for the message.

@@ -38,7 +38,7 @@ def sample_windows(frames: int) -> Sequence[range]:
 
 
 def survey_clip(clip: Any) -> Survey:
-    """Read the properties of sampled frames of a clip (a vapoursynth.VideoNode).
+    """Read the properties of sampled frames.
 
     Args:
         clip: A vapoursynth.VideoNode.

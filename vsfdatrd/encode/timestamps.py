@@ -47,7 +47,7 @@ def fill_gaps(stamps: Sequence[int], duration: Fraction) -> list[int]:
 
 
 def clock_reset_error(stream: str, seconds: Fraction) -> EncodeError:
-    """Return the error for a stream whose timestamps go back after `seconds` on the source's clock.
+    """Return the error for a stream whose timestamps go back.
 
     Args:
         stream: A short description of the stream.

@@ -32,7 +32,7 @@ class Timing:
     """Time of each frame in seconds after the first one; None if the rate is constant."""
 
     def at(self, number: int) -> Fraction:
-        """Return when a frame is shown, in seconds after the start of the file; extrapolated for negative numbers.
+        """Return when a frame is shown, in seconds after the start of the file.
 
         Args:
             number: Frame number; negative numbers extrapolate before the first frame.

@@ -42,8 +42,6 @@ class Writer:
     def name_scope(self, name: str) -> Iterator[None]:
         """Name the nodes added inside the context ``<name>/<result>``, so that profiles tell the network's parts.
 
-        The innermost context counts.
-
         Args:
             name: Name of the part. The innermost part counts.
         """
@@ -58,7 +56,7 @@ class Writer:
         return f"{base_name}_{self._count}"
 
     def constant(self, values: ArrayLike, dtype: Any = None) -> Name:
-        """Add a constant tensor of a type; None for the default.
+        """Add a constant tensor.
 
         Args:
             values: Its values.
@@ -156,9 +154,7 @@ class Writer:
     def layer_norm(
         self, x: Name, weight: NDArray[Any], bias: NDArray[Any], eps: float = 1e-5, dtype: Any = None
     ) -> Name:
-        """Add a LayerNorm over the last axis of x (..., C), with weight and bias (C,).
-
-        `dtype` is the type of x; None for the default. Mean and variance are always fp32.
+        """Add a LayerNorm over the last axis.
 
         Args:
             x: Input (..., C).

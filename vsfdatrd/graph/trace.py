@@ -67,7 +67,7 @@ def trace_module(
 def fix_shape(
     model: onnx.ModelProto, channels: tuple[int, int], scale: int, height: int, width: int
 ) -> onnx.ModelProto:
-    """Copy a dynamic model with a fixed frame size. `channels` are those of its input and output.
+    """Copy a dynamic model with a fixed frame size.
 
     Args:
         model: The dynamic model; not modified.

@@ -166,8 +166,6 @@ class UpsampleTail(nn.Sequential):
 def build_upsampler(kind: Upsampler, scale: int, dim: int, out_channels: int, mid_dim: int) -> UpsampleTail:
     """Build a tail that maps (B, dim, H, W) to (B, out_channels, H·scale, W·scale).
 
-    `mid_dim` is the number of inner channels of the tails that have an inner width.
-
     Args:
         kind: The tail.
         scale: Upscaling factor.

@@ -75,7 +75,7 @@ def read_aliases() -> dict[str, ModelAlias]:
 
 
 def check_name(name: str, reserved: Collection[str]) -> None:
-    """Check that a model can have this name, which is not one of the built-in models (`reserved`).
+    """Check that a model can have this name.
 
     Args:
         name: The name.

@@ -69,7 +69,7 @@ class WeightsFile(Protocol):
 
 
 def refusal(path: Path, reason: str) -> CheckpointError:
-    """Build the error for a rejected file; the reason completes "the weights file X ...".
+    """Build the error for a rejected file.
 
     Args:
         path: The file.
@@ -125,7 +125,7 @@ def _sha256(path: Path, size: int, modified: int, inode: int) -> str:
 
 
 def require_torch(path: Path, purpose: str) -> None:
-    """Check that PyTorch is installed. `purpose` completes "the weights file X ..." up to "needs".
+    """Check that PyTorch is installed.
 
     Args:
         path: The file, for the message.

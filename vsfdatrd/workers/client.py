@@ -86,9 +86,7 @@ class Worker:
     """A running worker process and its request channel."""
 
     def __init__(self, module: str, purpose: str = "engine", *, huge_pages: bool = False) -> None:
-        """Start ``python -m module``. For `huge_pages` see `spawn.child_environment`.
-
-        Messages call it the process of its `purpose`.
+        """Start ``python -m module``.
 
         Args:
             module: The module to run in the process.

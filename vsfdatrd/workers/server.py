@@ -138,8 +138,7 @@ def serve_forever(create_server: Callable[[TextIO], WorkerServer]) -> None:
     process ends with it.
 
     Args:
-        create_server: Creates the backend's `WorkerServer` from two functions: one writes text to the client, one
-            flushes it.
+        create_server: Creates the backend's `WorkerServer` from the stream to which it writes its answers.
     """
     end_with_parent(int(sys.argv[1]))
     replies = reply_stream()

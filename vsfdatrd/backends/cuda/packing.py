@@ -55,7 +55,7 @@ ALL_FLOAT32 = StoredTypes(_FP32, _FP32, _FP32)
 
 
 def convert(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Convert values, finite or -inf, to a floating point type, as a contiguous array.
+    """Convert values to a type, as a contiguous array.
 
     Args:
         values: The values, finite or -inf.
@@ -135,9 +135,7 @@ def window_attention(block: Weights, padded: int, types: StoredTypes) -> Constan
 
 
 def ffn_fc1(block: Weights, part: int, width: int, types: StoredTypes) -> Constants:
-    """Pack the first layer of a part of a feed-forward network, (C, F), with F = `width` hidden channels.
-
-    Those that are not there have weights of zero, and so add nothing.
+    """Pack the first layer of a part of a feed-forward network, (C, F).
 
     Args:
         block: Tensors of the block.

@@ -27,9 +27,7 @@ PARTIAL_SUMS = 192
 def make_plan(
     config: FdatRdConfig, active: ActiveParts, kernels: Kernels, height: int, width: int, types: StoredTypes
 ) -> Plan:
-    """Plan a network for padded frames of height × width pixels, multiples of `config.multiple`.
-
-    `plan.unsupported_config_reason` of the network must be None.
+    """Plan a network.
 
     Args:
         config: The network, for which `plan.unsupported_config_reason` is None.

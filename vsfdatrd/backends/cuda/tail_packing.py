@@ -50,9 +50,6 @@ def pack_tail(
 def conv_transpose_products(tail: Weights, used: NDArray[np.bool_], columns: int, types: StoredTypes) -> Constants:
     """Pack the first transposed convolution, and the second one as a product.
 
-    Of the channels between the two, only those that the second one uses are there, padded with zeros to a multiple of
-    `columns`.
-
     Args:
         tail: Tensors of the tail.
         used: Mask of the channels between the two that the second one uses; the others are left out.
@@ -92,8 +89,6 @@ def sum_products_conv_last(tail: Weights) -> Constants:
 
 def conv_maps(tensors: Weights, layer: Convolution, columns: int, types: StoredTypes) -> Constants:
     """Pack a convolution to a map: a matrix for each pixel that a token becomes, of rows (tap, channel).
-
-    Channels are padded to a multiple of `columns`.
 
     Args:
         tensors: Its tensors.

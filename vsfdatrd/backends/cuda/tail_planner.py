@@ -36,7 +36,7 @@ class _Map:
 def plan_tail(
     launches: LaunchList, config: FdatRdConfig, active: ActiveParts, tokens: Buffer, height: int, width: int
 ) -> None:
-    """Add the launches of the tail, whose input is a map of height × width tokens (N, C).
+    """Add the launches of the tail.
 
     Args:
         launches: The launches so far.

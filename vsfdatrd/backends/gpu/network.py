@@ -64,7 +64,7 @@ class GpuNetwork:
     def has_room_for_another(self, slots: int) -> bool:
         """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
 
-        Every context has buffers of its own, two of them for frames; those of slots are not allocated yet.
+        Every context has buffers of its own, two of them for frames.
 
         Args:
             slots: Frames in flight, whose buffers are not allocated yet.

@@ -17,7 +17,7 @@ def driver_version() -> str | None:
 
 
 def free_memory(bus_id: str) -> int | None:
-    """Return the free bytes of the GPU with a PCI bus id, such as ``0000:01:00.0``; None if it is unknown.
+    """Return the free memory of a GPU in bytes; None if it is unknown.
 
     Args:
         bus_id: PCI bus id, such as ``0000:01:00.0``.

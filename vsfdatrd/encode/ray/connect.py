@@ -20,7 +20,7 @@ _AUTO = "auto"
 
 
 def check_address(address: str) -> None:
-    """Check the syntax of a cluster address, the argument of ``--ray``.
+    """Check the syntax of a cluster address.
 
     Args:
         address: The argument of ``--ray``.

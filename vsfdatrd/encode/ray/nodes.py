@@ -58,7 +58,7 @@ class Nodes:
         return self._names.get(machine, "Ray")
 
     def exclude(self, machine: str, mismatch: str) -> None:
-        """Exclude a machine from further tasks, and report it with the reason, a phrase that follows its name.
+        """Exclude a machine from further tasks, and report it.
 
         Args:
             machine: A Ray node ID.

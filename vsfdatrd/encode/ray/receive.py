@@ -15,7 +15,7 @@ class ChunkDownload:
     """A chunk file being received. It gets its final name only when it is complete and fsynced."""
 
     def __init__(self, folder: Path, done: DoneChunk) -> None:
-        """Create the temporary file for a chunk with this record, which has the file's size and checksum.
+        """Create the temporary file.
 
         Args:
             folder: Folder of the chunk files.

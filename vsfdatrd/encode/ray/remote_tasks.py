@@ -95,7 +95,7 @@ def part(
     options: tuple[str, ...],
     rate: Fraction,
 ) -> Iterator[Message]:
-    """Encode a chunk with these ffmpeg output options and frames a second, without verifying it.
+    """Encode a chunk, without verifying it.
 
     Args:
         machine: Ray node ID of this machine.
@@ -123,7 +123,7 @@ def send_file(
     path: Path,
     seconds: float,
 ) -> Iterator[Message]:
-    """Verify a chunk whose path and encoding time were sent with ``encoded``, send its file, and remove it.
+    """Verify a chunk, send its file, and remove it.
 
     Args:
         machine: Ray node ID of this machine.

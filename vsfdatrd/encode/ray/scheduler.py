@@ -192,7 +192,7 @@ class RayScheduler:
         self._order = replace(self._order, cpus=self._nodes.plan_resources())
 
     def run(self, tasks: Sequence[_Task], params: EncodeParams) -> Generator[Event | dict[str, int]]:
-        """Run all tasks: one per chunk, or one of kind ``trial``. Closing the generator cancels running ones.
+        """Run all tasks. Closing the generator cancels running ones.
 
         Args:
             tasks: One task per chunk, or one of kind ``trial``.
