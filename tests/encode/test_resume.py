@@ -19,10 +19,10 @@ import pytest
 from tests.encode.conftest import CHUNK, HEIGHT, WIDTH, Encode, Popen, command, decoded, moving, write
 from tests.encode.joining import LENGTH
 from vsfdatrd.cli import main
-from vsfdatrd.encode.cli import interrupt_on_sigterm
 from vsfdatrd.encode.journal import Journal
 from vsfdatrd.encode.workspace import open_workspace
 from vsfdatrd.system.programs import ffmpeg
+from vsfdatrd.system.signals import interrupt_on_sigterm
 
 KILLS = int(os.environ.get("FDATRD_KILLS", "3"))
 """How often the encode is killed; the suite's few do not find what a hundred do."""

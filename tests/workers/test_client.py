@@ -132,7 +132,7 @@ def test_an_engine_whose_worker_dies_before_it_is_mapped_leaves_nothing(monkeypa
     with pytest.raises(EngineError, match=UNEXPECTED):
         RemoteEngine(worker, 1, [3, 30, 30], [3, 60, 60])
     assert worker.memory.fd == -1, "the frames' memory is still open"
-    assert not psutil.pid_exists(worker.pid), "nobody waited for the process"
+    assert not psutil.pid_exists(worker.pid), "the process has not been waited for"
 
 
 def test_an_engine_without_memory_for_frames_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_an_engine_without_memory_for_frames_leaves_nothing(monkeypatch: pytest.
     with pytest.raises(EngineUnavailable, match=message):
         RemoteEngine(worker, 1, [3, 30, 30], [3, 60, 60])
     assert worker.memory.fd == -1, "the frames' memory is still open"
-    assert not psutil.pid_exists(worker.pid), "nobody waited for the process"
+    assert not psutil.pid_exists(worker.pid), "the process has not been waited for"
 
 
 def test_closing_ends_the_worker_and_twice_is_harmless(open_engine: Open) -> None:

@@ -18,6 +18,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, TensorProto, helper, numpy_helper
 
 from vsfdatrd.archs.onnx import Layout, OnnxConfig
+from vsfdatrd.errors import first_line
 from vsfdatrd.weights.files import check_file, refusal, sha256
 
 MAX_BYTES = 2**31 - 1
@@ -64,7 +65,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:  # onnx documents no exception types
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise refusal(path, f"has functions that cannot be inlined: {reason[:160]}") from error
     files = _load_external(path, model)
     _check_model(path, model)

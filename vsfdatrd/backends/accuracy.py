@@ -76,7 +76,7 @@ def check_banding(reference: int, candidate: int, precision: str) -> None:
     Args:
         reference: `count_levels` of the sky in fp32.
         candidate: `count_levels` of the engine's sky.
-        precision: Its precision, for the message.
+        precision: The engine's precision, for the message.
 
     Raises:
         PrecisionUnfit: The engine has fewer than `MIN_STEP_RATIO` of the reference's steps.

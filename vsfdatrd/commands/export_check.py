@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
-from vsfdatrd.errors import EngineBuildError
+from vsfdatrd.errors import EngineBuildError, first_line
 from vsfdatrd.options import Precision
 from vsfdatrd.video.tiling import fill_padding
 
@@ -59,7 +59,7 @@ def check_structure(graph: bytes) -> None:
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # onnx raises several exceptions without a common base class
-        raise verification_error(f"onnx rejects it ({_first_line(error)})") from error
+        raise verification_error(f"onnx rejects it ({first_line(error)[:200]})") from error
 
 
 def open_session(graph: Path | bytes, precision: Precision) -> "onnxruntime.InferenceSession | None":
@@ -86,7 +86,7 @@ def open_session(graph: Path | bytes, precision: Precision) -> "onnxruntime.Infe
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
             return None
-        raise verification_error(f"ONNX Runtime does not load it ({_first_line(error)})") from error
+        raise verification_error(f"ONNX Runtime does not load it ({first_line(error)[:200]})") from error
 
 
 def compare_with_pytorch(
@@ -117,7 +117,7 @@ def compare_with_pytorch(
         try:
             out: Array = session.run(["output"], {"input": picture})[0]
         except Exception as error:  # no common base class, as above
-            raise verification_error(f"ONNX Runtime does not run it ({_first_line(error)})") from error
+            raise verification_error(f"ONNX Runtime does not run it ({first_line(error)[:200]})") from error
         if out.shape != expected.shape:
             raise verification_error(f"its output has the shape {out.shape} instead of {expected.shape}")
         try:
@@ -163,7 +163,3 @@ def verification_error(reason: str) -> EngineBuildError:
         f"the exported file did not pass verification and was not kept: {reason}; "
         "choose another precision, or write it anyway with --no-verify"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -23,7 +23,6 @@ from vsfdatrd.compare.match import Thumbnails
 from vsfdatrd.compare.page import format_time
 from vsfdatrd.compare.preview_page import FrameEntry, ModelEntry, Preview, Views
 from vsfdatrd.compare.video import Video, convert_to_rgb, read_frame
-from vsfdatrd.encode.cli import interrupt_on_sigterm
 from vsfdatrd.encode.crop import square_pixel_size
 from vsfdatrd.encode.encode import SourceAnalysis, analyze
 from vsfdatrd.encode.progress import Reporter
@@ -33,6 +32,7 @@ from vsfdatrd.encode.timing import format_rate
 from vsfdatrd.errors import PREFIX, ArgumentError, FdatrdError
 from vsfdatrd.filter import upscale
 from vsfdatrd.system.progress import report_progress
+from vsfdatrd.system.signals import interrupt_on_sigterm
 from vsfdatrd.video import color
 from vsfdatrd.weights.catalog import CATALOG, resolve_model
 

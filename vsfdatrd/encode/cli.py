@@ -2,16 +2,15 @@
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vsfdatrd.encode.presets import PRESETS
 from vsfdatrd.errors import ArgumentError, FdatrdError, error_sentence
+from vsfdatrd.system.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from vsfdatrd.encode.progress import Reporter
@@ -202,19 +201,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError(f"--out {folder} cannot be made ({error.strerror}); give another folder") from error
-
-
-@contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C, unless nohup has them ignored."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
-    before = {n: signal.signal(n, interrupt) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsfdatrd.archs.size import SizeRequirements
+from vsfdatrd.errors import first_line
 from vsfdatrd.weights.files import refusal
 from vsfdatrd.weights.state_dicts import META_UPSAMPLE
 
@@ -156,7 +157,7 @@ def load_network(path: Path, tensors: Mapping[str, NDArray[Any]]) -> SpandrelNet
     try:
         descriptor = registry.load(state)
     except Exception as error:  # architectures raise errors of any type for unexpected tensors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise refusal(
             path, f"resembles a known network but does not load ({reason[:99]}); download it again"
         ) from error

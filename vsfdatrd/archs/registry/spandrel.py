@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast, override
 from vsfdatrd.archs.config import NetworkConfig
 from vsfdatrd.archs.registry.base import Architecture, Checkpoint, TensorIndex
 from vsfdatrd.archs.size import SizeRequirements
+from vsfdatrd.errors import first_line
 from vsfdatrd.weights.files import refusal, require_torch
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Spandrel(SpandrelModule[SpandrelConfig]):
         try:
             largest = network.largest() if channels in ((3, 3), (1, 1)) else 0
         except Exception as error:  # architectures raise errors of any type
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            reason = first_line(error)[:160]
             raise refusal(
                 tensors.path, f"is {network.architecture}, which does not run with these weights: {reason}"
             ) from error
