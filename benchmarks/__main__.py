@@ -9,7 +9,6 @@ python -m benchmarks --profile                    time per step and layer of a f
 import argparse
 import json
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.command_line import frame_size, positive_float, positive_int, result_name, run
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import RESULTS, describe_machine, save
-from benchmarks.speed.cases import Extent, Group, groups
+from benchmarks.speed.cases import GROUPS, Extent, Group, groups
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.plot import draw, machine_name
 from benchmarks.speed.race import Settings, race, steps
@@ -55,30 +56,25 @@ def measure(a: argparse.Namespace) -> int:
             )
         )
         plan = [group for group in plan if not a.groups or group.name in a.groups]
+        if not plan:
+            raise BenchmarkError(f"--groups {' '.join(a.groups)}: nothing of that is measured here; most need --full")
         settings = Settings(a.seconds or (1 if a.quick else 5), folder)
         name = a.out or f"speed_{_slug()}{'_quick' if a.quick else ''}"
         result: dict[str, Any] = {"extent": extent, "seconds_per_turn": settings.seconds, "groups": []}
         print(_heading(), flush=True)
         for group in plan:
-            rows = _run_groups(group, settings)
+            rows = _run_group(group, settings)
             result["groups"].append({"name": group.name, "title": group.title, "rounds": group.rounds, "rows": rows})
             print(f"\n### {group.title}\n\n{table(rows)}", flush=True)
             result["minutes"] = round((time.monotonic() - begun) / 60, 1)
             save(name, result, quiet=True)
-    if not plan:
-        raise SystemExit(f"--groups {' '.join(a.groups)} names nothing that is measured here")
     written = save(name, result, quiet=True)
-    picture = written.with_suffix(".png")
     print(f"\n{written} after {result['minutes']} minutes")
-    try:
-        draw([_load_results(str(written))], picture)
-        print(picture)
-    except (ValueError, ImportError) as error:
-        print(f"no picture: {error}")
+    _draw([str(written)], written.with_suffix(".png"))
     return 0
 
 
-def _run_groups(group: Group, settings: Settings) -> list[dict[str, Any]]:
+def _run_group(group: Group, settings: Settings) -> list[dict[str, Any]]:
     with tqdm(total=steps(group), unit="step", leave=False, bar_format="{l_bar}{bar}| {elapsed} {desc}") as bar:
         return race(group, settings, bar.set_description_str, bar.update)
 
@@ -97,33 +93,31 @@ def _slug() -> str:
     return re.sub(r"[^a-z0-9]+", "_", machine_name(known).lower()).strip("_")
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    result = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not result:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")
-    return int(result[1]), int(result[2])
-
-
-def _result_name(text: str) -> str:
-    name = text.removesuffix(".json")
-    folder = (RESULTS / name).parent
-    if not name or not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a result, because {folder} is not a folder")
-    return name
-
-
 def _load_results(file: str) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         if "groups" in result["result"] and "machine" in result:
             return result
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{file} cannot be read as a result: {error}") from error
-    raise SystemExit(f"{file} is not a result of python -m benchmarks")
+        raise BenchmarkError(f"{file} cannot be read as a result: {error}") from error
+    raise BenchmarkError(f"{file} is not a result of python -m benchmarks")
+
+
+def _draw(files: list[str], picture: Path) -> None:
+    """Draw results and print the picture's name, or why there is no picture. Raises BenchmarkError for other files."""
+    results = [_load_results(file) for file in files]
+    try:
+        draw(results, picture)
+    except ImportError:
+        print("no picture: matplotlib is not installed; pip install matplotlib")
+    except ValueError as error:
+        print(f"no picture: {error}")
+    else:
+        print(picture)
 
 
 def main() -> int:
-    """See the module's docstring."""
+    """Run the command; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,31 +125,32 @@ def main() -> int:
     extent.add_argument("--quick", action="store_true", help="two minutes; without a GPU at 240×240")
     extent.add_argument("--full", action="store_true", help="also engines, streams, sizes and a sweep of sizes")
     parser.add_argument("--model", default="medium", help="a name of the catalog or a weights file")
-    parser.add_argument("--size", type=_parse_size, help="of the headline, such as 720x540")
-    parser.add_argument("--rounds", type=int, help="turns of every contestant that count (5, quick 3)")
-    parser.add_argument("--seconds", type=float, help="length of a turn, if a frame takes less (5, quick 1)")
-    parser.add_argument("--only", nargs="+", metavar="PEER", help=f"these of {', '.join(PEERS)}")
-    parser.add_argument("--groups", nargs="+", help="these of headline, models, engines, streams, sizes, sweep, held")
+    parser.add_argument("--size", type=frame_size, help="of the headline, such as 720x540")
+    parser.add_argument("--rounds", type=positive_int, help="turns of every contestant that count (5, quick 3)")
+    parser.add_argument("--seconds", type=positive_float, help="length of a turn, if a frame takes less (5, quick 1)")
+    parser.add_argument("--only", nargs="+", metavar="PEER", choices=PEERS, help=f"these of {', '.join(PEERS)}")
+    parser.add_argument("--groups", nargs="+", metavar="GROUP", choices=GROUPS, help=f"these of {', '.join(GROUPS)}")
     parser.add_argument("--clip", help="a video file, to see what reuse gains on it (with --full)")
-    parser.add_argument("--out", type=_result_name, help=f"name of the result in {RESULTS.name}/, or its absolute path")
+    parser.add_argument("--out", type=result_name, help=f"name of the result in {RESULTS.name}/, or its absolute path")
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="ratios between two results")
     parser.add_argument("--chart", nargs="+", metavar="FILE", help="several results in one picture, chart.png")
     parser.add_argument("--profile", action="store_true", help="where a frame's time goes")
     a = parser.parse_args()
+    if a.clip and not a.full:
+        parser.error("--clip is measured with --full only")
     if a.compare:
         old, new = (_load_results(file)["result"] for file in a.compare)
         print(compared(old, new))
         return 0
     if a.chart:
-        draw([_load_results(file) for file in a.chart], Path("chart.png"))
-        print("chart.png")
+        _draw(a.chart, Path("chart.png"))
         return 0
     if a.profile:
-        from benchmarks.anatomy import report
+        from benchmarks.frame_profile import report
 
         return report(a.model, a.size, a.out)
     return measure(a)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

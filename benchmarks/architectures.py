@@ -19,11 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import run
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import RESULTS, save
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import FdatrdError
@@ -119,7 +122,15 @@ because no small configuration of them was found that loads."""
 
 
 def save_network(name: str, folder: Path) -> Checkpoint:
-    """Save a network of `NETWORKS` with random weights and open the file. Raises CheckpointError."""
+    """Save a network with random weights and open the file.
+
+    Args:
+        name: Of the network in `NETWORKS`.
+        folder: Of the file.
+
+    Raises:
+        CheckpointError: The file cannot be opened.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -134,7 +145,15 @@ def save_network(name: str, folder: Path) -> Checkpoint:
 
 
 def compare_with_spandrel(checkpoint: Checkpoint, folder: Path) -> tuple[float, float]:
-    """Largest difference of OpenVINO's result from spandrel's, and the standard deviation of that."""
+    """Compare OpenVINO's result for a random picture with spandrel's.
+
+    Args:
+        checkpoint: The network.
+        folder: Of OpenVINO's engine, empty.
+
+    Returns:
+        The largest difference, and the standard deviation of spandrel's result.
+    """
     import torch
 
     from vsfdatrd.backends.base import EngineSpec
@@ -155,7 +174,16 @@ def compare_with_spandrel(checkpoint: Checkpoint, folder: Path) -> tuple[float, 
 
 
 def build(checkpoint: Checkpoint, precision: Any, folder: Path) -> None:
-    """Build an engine for a GPU. Raises EngineBuildError."""
+    """Build an engine for a GPU.
+
+    Args:
+        checkpoint: The network.
+        precision: Of the engine.
+        folder: Of the engine, empty.
+
+    Raises:
+        EngineBuildError: TensorRT-RTX does not build it.
+    """
     from vsfdatrd.backends.base import EngineSpec
     from vsfdatrd.backends.tensorrt import backend as tensorrt
     from vsfdatrd.backends.tensorrt.library import RTX
@@ -245,16 +273,23 @@ def _shorten(reason: str) -> str:
     return reason if len(reason) <= 90 else reason[:87] + "..."
 
 
-def main() -> None:
-    """Run all tests; see the module docstring."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME")
+def main() -> int:
+    """Run all tests; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.architectures", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NETWORKS))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         logging.disable()
         print(json.dumps(try_network(given.one)))
-        return
+        return 0
+    if unknown := [name for name in given.names if name not in NETWORKS]:
+        parser.error(f"there is no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    for module, extra in (("spandrel", "spandrel"), ("tensorrt_rtx", "rtx")):
+        if find_spec(module) is None:  # the table in docs/models.md would say of every network that it does not run
+            raise BenchmarkError(f"{module} is not installed: pip install vsfdatrd[{extra}]")
     file = RESULTS / "architectures.json"
     before = json.loads(file.read_text(encoding="utf-8"))["result"]["networks"] if file.exists() else []
     known = {found["name"]: found for found in before}
@@ -262,6 +297,7 @@ def main() -> None:
         known[name] = run_in_process(name)
         print(json.dumps(known[name]), flush=True)
         _publish([known[name] for name in NETWORKS if name in known])
+    return 0
 
 
 def _publish(results: list[dict[str, Any]]) -> None:
@@ -272,4 +308,4 @@ def _publish(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Build TensorRT-RTX engines for several GPUs on a machine without one: kernels, memory traffic, activations, seconds.
 
-python -m benchmarks.builds [--quick] [--details] [--model medium] [--target sm89] [--precision fp16] ...
+python -m benchmarks.builds [--details] [--model medium] [--target sm89] [--precision fp16] ...
 
 Networks without zero branches have random weights; neither time nor memory depends on their values. With the shipped
 weights, branches that add nothing are left out (`vsfdatrd.archs.zero_branches`).
@@ -9,27 +9,24 @@ weights, branches that add nothing are left out (`vsfdatrd.archs.zero_branches`)
 import argparse
 import itertools
 import json
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from benchmarks.command_line import run
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import RESULTS, save
-from benchmarks.speed.exports import exported
-from benchmarks.speed.peers import in_fp16
 from benchmarks.traffic import Traffic, build
-from benchmarks.weights import random_artcnn, random_weights, weights_file
+from benchmarks.weights import random_artcnn, random_weights
 from vsfdatrd.archs.artcnn import ArtCnnConfig
 from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant_config
 from vsfdatrd.backends.tensorrt.library import RTX
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.errors import EngineError
+from vsfdatrd.errors import EngineError, first_line
 from vsfdatrd.graph.artcnn import write as artcnn_graph
 from vsfdatrd.graph.fdat import write as fdat_graph
 from vsfdatrd.graph.target import GraphTarget, tensorrt_target
@@ -58,8 +55,6 @@ TARGETS = ("sm75", "sm86", "sm89", "sm120")
 SIZES = ((720, 540), (720, 480))
 KEY_COLUMNS = ("model", "weights", "size", "target", "precision", "graph")
 """Columns that tell the result of one engine from others."""
-PLAIN_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
-"""Precisions of graphs that are not specialized for TensorRT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +66,13 @@ class Case:
     target: str
     precision: Precision
     graph: str = "deploy"
-    """``deploy``: the graph for TensorRT; ``plain``: without its specializations; ``export``: PyTorch's own export.
-    ``earlier``: the graph for TensorRT without the form that moves less memory.
-    """
+    """``deploy``: the graph for TensorRT; ``earlier``: without the form that moves less memory."""
     weights: str = "whole"
     """``whole``: random weights without zero branches; ``shipped``: the weights as they are."""
 
     @property
     def graph_target(self) -> GraphTarget:
         """The target of its graph."""
-        if self.graph == "plain":
-            return GraphTarget(self.precision)
         target = tensorrt_target(self.precision, sm75=self.target == "sm75")
         return replace(target, maps=False, joined_layers=False) if self.graph == "earlier" else target
 
@@ -91,7 +82,18 @@ type Write = Callable[[Case], "onnx.ModelProto"]
 
 
 def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
-    """Write the graph and build the engine once. Returns a row of results, and the builder's kernels and tensors."""
+    """Write the graph and build the engine once.
+
+    Args:
+        case: The engine.
+        write: Writes the graph.
+
+    Returns:
+        The fields of a result row, and the builder's kernels and tensors.
+
+    Raises:
+        EngineError: TensorRT-RTX does not build it.
+    """
     width, height = case.size
     start = time.perf_counter()
     graph = write(case)
@@ -112,27 +114,19 @@ def measure(case: Case, write: Write) -> tuple[dict[str, Any], Traffic]:
     }, traffic
 
 
-def list_cases(quick: bool) -> list[Case]:
-    """The engines to build."""
+def list_cases() -> list[Case]:
+    """All engines."""
     found: list[Case] = []
     half: tuple[Precision, ...] = ("fp16", "bf16")
     for weights, model, size, target, precision in itertools.product(
         ("whole", "shipped"), MODELS, SIZES, TARGETS, half
     ):
-        if (target, precision) == ("sm75", "bf16") or (quick and (model != "medium" or size != SIZES[0])):
-            continue
-        if weights == "shipped" and model not in CATALOG:
+        if (target, precision) == ("sm75", "bf16") or (weights == "shipped" and model not in CATALOG):
             continue
         found.append(Case(model, size, target, precision, weights=weights))
     others: tuple[Precision, ...] = ("mixed", "fp32")
-    chosen = MODELS[1:2] if quick else MODELS
-    found += [Case(model, SIZES[0], "sm89", precision) for model in chosen for precision in others]
-    found += [
-        Case("medium", SIZES[0], "sm89", precision, graph)
-        for graph in ("plain", "export")
-        for precision in PLAIN_PRECISIONS
-    ]
-    for model in () if quick else (*FDATS, *ARTCNNS):
+    found += [Case(model, SIZES[0], "sm89", precision) for model in MODELS for precision in others]
+    for model in (*FDATS, *ARTCNNS):
         found += [Case(model, SIZES[0], target, "fp16") for target in TARGETS]
         found += [Case(model, SIZES[0], "sm89", precision) for precision in ("bf16", *others)]
         found += [Case(model, SIZES[0], "sm89", precision, "earlier") for precision in (*half, *others)]
@@ -169,8 +163,13 @@ def fdat_config(model: str) -> FdatFamilyConfig:
     )
 
 
-def graph_writer(model: str, weights: str, folder: Path) -> Write:
-    """Return a function that writes the graphs of a model. folder: cache for exports."""
+def graph_writer(model: str, weights: str) -> Write:
+    """Return a function that writes the graphs of a model.
+
+    Args:
+        model: Its name in `MODELS`, `FDATS` or `ARTCNNS`.
+        weights: As in `Case`.
+    """
     if weights == "shipped":
         checkpoint = open_checkpoint(resolve_model(model))
         return lambda case: checkpoint.graph(case.size[1], case.size[0], case.graph_target)
@@ -180,32 +179,14 @@ def graph_writer(model: str, weights: str, folder: Path) -> Write:
         return lambda case: artcnn_graph(artcnn, tensors, (case.size[1], case.size[0]), case.graph_target)
     config = fdat_config(model)
     values = random_weights(config)
-
-    def write(case: Case) -> "onnx.ModelProto":
-        if case.graph == "export":
-            return _export(case, folder)
-        return fdat_graph(config, values, (case.size[1], case.size[0]), case.graph_target)
-
-    return write
-
-
-def _export(case: Case, folder: Path) -> "onnx.ModelProto":
-    """The network exported by PyTorch, as the users of other plugins build it."""
-    import onnx
-
-    file = exported("plain", weights_file(case.model, folder)[0], case.size, folder)
-    if case.precision == "fp16":
-        half = file.with_suffix(".fp16.onnx")
-        in_fp16(file, half)
-        file = half
-    return onnx.load(file)
+    return lambda case: fdat_graph(config, values, (case.size[1], case.size[0]), case.graph_target)
 
 
 def requested_cases(given: argparse.Namespace) -> list[Case]:
     """The engines to build that were asked for."""
     return [
         case
-        for case in list_cases(given.quick)
+        for case in list_cases()
         if all(value in (getattr(given, name) or [value]) for name, value in case_key(case).items())
     ]
 
@@ -213,28 +194,36 @@ def requested_cases(given: argparse.Namespace) -> list[Case]:
 def main() -> int:
     """Build everything; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.builds", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="medium at 720×540 only")
     for option in KEY_COLUMNS:
         parser.add_argument(f"--{option}", nargs="+", help="build only these; other results are kept")
     parser.add_argument("--details", action="store_true", help="print kernels and bytes by kind and by part")
     given = parser.parse_args()
     if not RTX.installed:
-        raise SystemExit("tensorrt_rtx is not installed; pip install vsfdatrd[rtx]")
+        raise BenchmarkError("tensorrt_rtx is not installed; pip install vsfdatrd[rtx]")
+    cases = requested_cases(given)
+    if not cases:
+        known = "; ".join(f"--{name} {' '.join(sorted(values))}" for name, values in _known_values().items())
+        raise BenchmarkError(f"no engine is like that; there are {known}")
     file = RESULTS / "tensorrt_builds.json"
     before = json.loads(file.read_text(encoding="utf-8"))["result"]["rows"] if file.exists() else []
     rows = {tuple(row[name] for name in KEY_COLUMNS): row for row in before}
-    order = [tuple(case_key(case).values()) for case in list_cases(quick=False)]
-    with tempfile.TemporaryDirectory() as folder:
-        writers: dict[tuple[str, str], Write] = {}
-        for case in tqdm(requested_cases(given), unit="engine"):
-            which = case.model, case.weights
-            if which not in writers:
-                writers[which] = graph_writer(*which, Path(folder))
-            row = _result_row(case, writers[which], given.details)
-            rows[tuple(row[name] for name in KEY_COLUMNS)] = row
-            found = [rows[name] for name in order if name in rows]
-            save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": found}, quiet=True)
+    order = [tuple(case_key(case).values()) for case in list_cases()]
+    writers: dict[tuple[str, str], Write] = {}
+    for case in tqdm(cases, unit="engine"):
+        which = case.model, case.weights
+        if which not in writers:
+            writers[which] = graph_writer(*which)
+        row = _result_row(case, writers[which], given.details)
+        rows[tuple(row[name] for name in KEY_COLUMNS)] = row
+        found = [rows[name] for name in order if name in rows]
+        save("tensorrt_builds", {"library": f"{RTX.module} {RTX.version}", "rows": found}, quiet=True)
     return 0
+
+
+def _known_values() -> dict[str, set[str]]:
+    """The values of each column over all engines."""
+    keys = [case_key(case) for case in list_cases()]
+    return {name: {key[name] for key in keys} for name in KEY_COLUMNS}
 
 
 def case_key(case: Case) -> dict[str, str]:
@@ -250,7 +239,7 @@ def _result_row(case: Case, write: Write, details: bool) -> dict[str, Any]:
         found, traffic = measure(case, write)
     except EngineError as error:  # recorded as a row with the reason; the others continue
         tqdm.write(f"{said}: {error}")
-        return row | {"error": str(error).splitlines()[0]}
+        return row | {"error": first_line(error)}
     tqdm.write(
         f"{said}: {found['build_seconds']:.1f} s, activations {found['activation_bytes'] / 2**20:.0f} MiB, "
         f"engine {found['engine_bytes'] >> 20} MiB, {found['kernels']} kernels, {traffic.moved / 1e9:.2f} GB"
@@ -272,4 +261,4 @@ def describe_kernels(traffic: Traffic) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

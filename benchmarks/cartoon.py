@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vsfdatrd.system.programs import ffmpeg, run
-
 type Picture = NDArray[np.uint8]
 
 INK = (28, 22, 34)
@@ -111,6 +109,8 @@ def _figure(draw: ImageDraw.ImageDraw, number: int, s: float, width: int, height
 
 def write_dvd(file: Path, frames: int) -> None:
     """Encode the animation like film on an NTSC DVD: 720×480 MPEG-2 at 24000/1001, SAR 8:9, SMPTE 170M."""
+    from vsfdatrd.system.programs import ffmpeg, run  # here, as old commits, which `guard` measures, lack it
+
     command = [ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "1440x1080"]
     command += ["-r", "24000/1001", "-i", "-", "-vf"]
     command += ["scale=720:480:flags=bicubic:out_color_matrix=smpte170m:out_range=tv,setsar=8/9,format=yuv420p"]

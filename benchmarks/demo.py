@@ -6,7 +6,6 @@ Without an input it draws a small animation and encodes it like a DVD (MPEG-2, 7
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.cartoon import write_dvd
+from benchmarks.command_line import positive_int, run
+from benchmarks.errors import BenchmarkError
 from vsfdatrd.system.programs import ffmpeg, vspipe
 
 SCRIPT = """\
@@ -41,21 +42,31 @@ def field_order(source: vs.VideoNode) -> int | None:
 
 
 def encode(script: Path, output: Path, frames: int) -> float:
-    """Run vspipe | ffmpeg with a progress bar; return the seconds. Raises RuntimeError if either program fails."""
+    """Run vspipe | ffmpeg with a progress bar.
+
+    Args:
+        script: The VapourSynth script.
+        output: The video file.
+        frames: Number of frames of the script.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        BenchmarkError: Either program fails.
+    """
     start = time.perf_counter()
     pipe = subprocess.Popen(
         [vspipe(), "-c", "y4m", "-p", str(script), "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    encoder = [ffmpeg(), "-v", "error", "-y", "-i", "-", "-c:v", "libx265", "-preset", "fast", "-crf", "16"]
+    encoder = [ffmpeg("libx265"), "-v", "error", "-y", "-i", "-", "-c:v", "libx265", "-preset", "fast", "-crf", "16"]
     # y4m does not carry the matrix; this only sets the tag, without any conversion.
     encoder += ["-vf", "setparams=colorspace=bt709", "-pix_fmt", "yuv420p10le"]
     encoder += ["-x265-params", "log-level=none", str(output)]
     coder = subprocess.Popen(encoder, stdin=pipe.stdout)
-    if pipe.stdout is None or pipe.stderr is None:
-        raise RuntimeError("vspipe was started without pipes")
+    assert pipe.stdout is not None
+    assert pipe.stderr is not None
     pipe.stdout.close()
-    words = []
-    os.set_blocking(pipe.stderr.fileno(), True)
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("upscaling", total=frames)
         line = b""
@@ -67,12 +78,11 @@ def encode(script: Path, output: Path, frames: int) -> float:
             if text.startswith("Frame: "):
                 bar.update(task, completed=int(text.removeprefix("Frame: ").split("/")[0]))
             elif text.strip() and not text.startswith("Output "):
-                words.append(text)
                 bar.console.print(text, markup=False, highlight=False)
         if pipe.wait() == 0:
             bar.update(task, completed=frames)
     if coder.wait() or pipe.returncode:
-        raise RuntimeError(f"vspipe ended with {pipe.returncode}, ffmpeg with {coder.returncode}; see above")
+        raise BenchmarkError(f"vspipe ended with {pipe.returncode}, ffmpeg with {coder.returncode}; see above")
     return time.perf_counter() - start
 
 
@@ -108,7 +118,7 @@ def main() -> int:
     """Run the demo; see the docstring of the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, help="your own file instead of the drawn one")
-    parser.add_argument("--frames", type=int, default=6)
+    parser.add_argument("--frames", type=positive_int, default=6)
     parser.add_argument("--model", default="medium")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     a = parser.parse_args()
@@ -121,7 +131,10 @@ def main() -> int:
     elif not source.is_file():
         parser.error(f"--input {source} is not a file")
     script, output = a.out / "upscale.vpy", a.out / "upscaled.mkv"
-    clip = vs.core.bs.VideoSource(str(source), cachemode=0)
+    try:
+        clip = vs.core.bs.VideoSource(str(source), cachemode=0)
+    except vs.Error as error:
+        raise BenchmarkError(f"{source} cannot be read as a video: {error}") from error
     lines = ""
     if (order := field_order(clip)) is not None:
         clip = vs.core.vivtc.VDecimate(vs.core.vivtc.VFM(clip, order=order))
@@ -148,4 +161,4 @@ def clip_matrix(clip: vs.VideoNode) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

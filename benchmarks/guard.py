@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.command_line import frame_size, positive_float, positive_int, result_name, run
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import save
 from benchmarks.speed.cases import OURS, Case, Group
 from benchmarks.speed.race import Settings, race, steps
@@ -30,12 +32,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def extract_source(commit: str | None, folder: Path) -> Path:
-    """Extract the files of a commit into a folder; None means the checkout. Raises SystemExit for an unknown commit."""
+    """Extract the files of a commit.
+
+    Args:
+        commit: The commit; None means the checkout, of which nothing is extracted.
+        folder: Where its files go.
+
+    Returns:
+        The folder of the source tree.
+
+    Raises:
+        BenchmarkError: The commit is unknown, or there is no git.
+    """
     if commit is None:
         return ROOT
-    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    except OSError as error:
+        raise BenchmarkError(f"git, which extracts {commit}, does not start: {error}") from error
     if done.returncode:
-        raise SystemExit(f"{commit} is not a commit of this repository: {done.stderr.decode().strip()}")
+        raise BenchmarkError(f"{commit} is not a commit of this repository: {done.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
@@ -46,8 +62,15 @@ def create_environment(source: Path, folder: Path) -> Path:
 
     VapourSynth loads the plugins inside its own package, so that package is copied, without our plugin.
 
+    Args:
+        source: The source tree.
+        folder: Of the environment.
+
     Returns:
         The path of its Python interpreter.
+
+    Raises:
+        BenchmarkError: The source tree cannot be installed.
     """
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
@@ -63,7 +86,7 @@ def create_environment(source: Path, folder: Path) -> Path:
         [*install, "--no-build-isolation", str(source)], capture_output=True, text=True, check=False, cwd=folder
     )
     if done.returncode:
-        raise SystemExit(f"{source.name} cannot be installed: {done.stderr.strip()[-2000:]}")
+        raise BenchmarkError(f"{source.name} cannot be installed: {done.stderr.strip()[-2000:]}")
     return python
 
 
@@ -74,13 +97,14 @@ def main() -> int:
     parser.add_argument("head", nargs="?")
     parser.add_argument("--model", default="medium")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--size", default="240x240")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--bound", type=float, default=0.97, help="lowest ratio of frames a second that passes")
-    parser.add_argument("--out", metavar="NAME")
+    parser.add_argument("--size", type=frame_size, default=(240, 240))
+    parser.add_argument("--rounds", type=positive_int, default=7)
+    parser.add_argument("--seconds", type=positive_float, default=3.0)
+    parser.add_argument(
+        "--bound", type=positive_float, default=0.97, help="lowest ratio of frames a second that passes"
+    )
+    parser.add_argument("--out", metavar="NAME", type=result_name)
     a = parser.parse_args()
-    width, height = map(int, a.size.split("x"))
     with tempfile.TemporaryDirectory(prefix="vsfdatrd-guard-") as temporary:
         folder = Path(temporary)
         (folder / "lib").mkdir()
@@ -90,14 +114,14 @@ def main() -> int:
         for label, commit in (("base", a.base), ("head", a.head)):
             print(f"installing {label} ({commit or 'the checkout'})", file=sys.stderr)
             pythons[label] = create_environment(extract_source(commit, folder / f"{label}-source"), folder / label)
-        cases = tuple(Case(OURS, str(weights), (width, height), backend=a.backend) for _ in pythons)
-        group = Group("guard", f"{a.model}, {a.size}", cases, a.rounds)
+        cases = tuple(Case(OURS, str(weights), a.size, backend=a.backend) for _ in pythons)
+        group = Group("guard", f"{a.model}, {a.size[0]}×{a.size[1]}", cases, a.rounds)
         settings = Settings(a.seconds, folder, pythons=tuple(pythons.values()), path=folder / "lib")
         with tqdm(total=steps(group), leave=False) as bar:
             base, head = race(group, settings, bar.set_description_str, bar.update)
     for name, row in (("base", base), ("head", head)):
         if "fps" not in row:
-            raise SystemExit(f"{name} could not be measured: {row.get('missing') or row.get('error')}")
+            raise BenchmarkError(f"{name} could not be measured: {row.get('missing') or row.get('error')}")
         fps = row["fps"]
         print(f"{name}: {rate(fps['median'])} fps ({rate(fps['min'])} to {rate(fps['max'])})")
     ratio = head["fps"]["median"] / base["fps"]["median"]
@@ -106,7 +130,7 @@ def main() -> int:
             "commits": [a.base, a.head or "checkout"],
             "model": a.model,
             "backend": a.backend,
-            "size": [width, height],
+            "size": a.size,
             "rounds": a.rounds,
         }
         save(a.out, asked | {"base": base["fps"], "head": head["fps"], "ratio": ratio})
@@ -115,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +27,7 @@ from unittest.mock import patch
 import numpy as np
 import vapoursynth as vs
 
+from benchmarks.command_line import frame_size, positive_float, positive_int, run
 from vsfdatrd import inference
 from vsfdatrd.backends.base import FramePlanes, SlotPool
 from vsfdatrd.backends.remote_engine import RemoteEngine
@@ -202,20 +202,19 @@ def _rate(times: list[float]) -> float:
 def main() -> int:
     """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.host_path", description=__doc__.splitlines()[0])
-    parser.add_argument("--milliseconds", type=float, nargs="+", default=[5, 10, 20])
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
-    parser.add_argument("--size", default="720x540", help="of a frame (default: %(default)s)")
-    parser.add_argument("--streams", type=int)
+    parser.add_argument("--milliseconds", type=positive_float, nargs="+", default=[5, 10, 20])
+    parser.add_argument("--threads", type=positive_int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument("--seconds", type=positive_float, default=0.4, help="length of a turn")
+    parser.add_argument("--size", type=frame_size, default=SIZE, help="of a frame (720x540)")
+    parser.add_argument("--streams", type=positive_int)
     parser.add_argument("--staging", action="store_true", help="through pinned buffers, as where pinning fails")
     a = parser.parse_args()
-    width, height = map(int, a.size.split("x"))
     print("network  threads  slots  own fps  share: best  median  bare loop  host ms: least  median")
     for milliseconds, threads in itertools.product(a.milliseconds, a.threads):
-        with scripted_engine(milliseconds, a.streams, a.staging, (width, height)) as pool:
+        with scripted_engine(milliseconds, a.streams, a.staging, a.size) as pool:
             race = Race(pool, threads)
-            frames = round(1000 * a.seconds / milliseconds)
+            frames = max(1, round(1000 * a.seconds / milliseconds))
             race.turn(frames)  # first use of all memory
             turns = [race.turn(frames) for _ in range(a.rounds)]
             del race
@@ -229,4 +228,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsfdatrd.archs.fdat_rd import FdatRdConfig, variant_config
+from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, variant_config
 from vsfdatrd.archs.upsamplers import UPSAMPLERS
 from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Frame, Launch, Region, assume_all_active
@@ -56,7 +56,7 @@ def needs(config: FdatRdConfig, height: int = HEIGHT, width: int = WIDTH) -> dic
         width: Width of the frame, likewise.
     """
     c, f, u, m = config.embed_dim, config.ffn_dim, config.unshuffle, config.dict_tokens
-    n, heads, window = height * width // u**2, config.heads, 300
+    n, heads, window = height * width // u**2, config.heads, WINDOW[0] * WINDOW[1]
     token, stats = 2 * n * c, 8 * n
     in_features, square = 27 * u**2, c * c
     kinds = [kind for group in config.groups for kind in group]

@@ -5,6 +5,7 @@ python -m benchmarks.layers tensorrt|native|openvino|torch WEIGHTS 720x540
 This prints JSON: [layer, kind, seconds per frame], the longest first, for a frame of the synthetic animation.
 """
 
+import argparse
 import io
 import json
 import re
@@ -17,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import frame_size, run
 from benchmarks.on_gpu import open_on_gpu
 from benchmarks.speed.material import drawings
 from vsfdatrd.archs.size import round_up
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
-from vsfdatrd.graph.target import tensorrt_target as tensorrt_target
+from vsfdatrd.graph.target import tensorrt_target
 from vsfdatrd.video.tiling import fill_padding
 
 type Layer = tuple[str, str, float]
@@ -31,9 +33,18 @@ RUNS = 3
 
 
 def layers(library: str, weights: Path, width: int, height: int) -> list[Layer]:
-    """The layers of a network in a library. Raises EngineError if the library does not report them.
+    """Measure the layers of a network in a library.
 
-    Measured in a child process, because VapourSynth plugins may have loaded another build of the library into this one.
+    In a child process, because VapourSynth plugins may have loaded another build of the library into this one.
+
+    Args:
+        library: ``tensorrt``, ``native``, ``openvino`` or ``torch``.
+        weights: Path of the weights file.
+        width: Of the frame.
+        height: Of the frame.
+
+    Raises:
+        EngineError: The library does not report them.
     """
     command = [sys.executable, "-m", __spec__.name, library, str(weights), f"{width}x{height}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -119,7 +130,14 @@ def _kind(name: str) -> str:
 
 
 def sum_by_kind(layers: Iterable[Layer]) -> list[tuple[str, int, float]]:
-    """(kind, how many layers, seconds), the longest first."""
+    """Add up layers of a kind.
+
+    Args:
+        layers: Name, kind and seconds of each.
+
+    Returns:
+        Kind, number of layers and seconds, the longest first.
+    """
     count: defaultdict[str, int] = defaultdict(int)
     total: defaultdict[str, float] = defaultdict(float)
     for _, kind, seconds in layers:
@@ -132,17 +150,19 @@ def _longest(layers: Iterable[Layer]) -> list[Layer]:
     return sorted((layer for layer in layers if layer[2] > 0), key=lambda layer: -layer[2])
 
 
-def main(library: str, weights: str, size: str) -> None:
-    """Print the layers."""
-    width, height = map(int, size.split("x"))
-    known = {
-        "tensorrt": tensorrt_layers,
-        "native": native_layers,
-        "openvino": openvino_layers,
-        "torch": torch_layers,
-    }
-    print(json.dumps(known[library](open_checkpoint(weights), width, height)))
+LIBRARIES = {"tensorrt": tensorrt_layers, "native": native_layers, "openvino": openvino_layers, "torch": torch_layers}
+
+
+def main() -> int:
+    """Print the layers; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("library", choices=LIBRARIES)
+    parser.add_argument("weights")
+    parser.add_argument("size", type=frame_size)
+    given = parser.parse_args()
+    print(json.dumps(LIBRARIES[given.library](open_checkpoint(given.weights), *given.size)))
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

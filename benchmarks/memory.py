@@ -5,15 +5,18 @@ python -m benchmarks.memory --sizes 240x240 480x480 720x540
 """
 
 import argparse
-import sys
-from pathlib import Path
+import contextlib
+import os
 from typing import Any
 
 import psutil
 import vapoursynth as vs
 from tqdm import tqdm
 
+from benchmarks.command_line import frame_size, positive_int, run
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import save
+from benchmarks.speed.meter import family, peak_of_process
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.openvino import backend as openvino
@@ -26,12 +29,24 @@ from vsfdatrd.weights.catalog import resolve_model
 
 def resident_bytes() -> int:
     """Resident bytes of this process and of the engine workers."""
-    process = psutil.Process()
-    return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+    total = 0
+    for process in family(os.getpid()):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            total += process.memory_info().rss
+    return total
 
 
 def check_flat(model: str, frames: int, settle: int) -> int:
-    """Upscale many frames of 120×120; status 1 if memory grows by more than 2 % after `settle` of them."""
+    """Upscale many frames of 120×120.
+
+    Args:
+        model: A name of the catalog, or a weights file.
+        frames: Number of frames.
+        settle: Frames after which memory must be flat, fewer than `frames`.
+
+    Returns:
+        1 if memory grows by more than 2 % after them, else 0.
+    """
     clip = vs.core.std.BlankClip(width=120, height=120, format=vs.YUV420P8, length=frames, color=[120, 90, 160])
     used = []
     for _ in tqdm(
@@ -48,22 +63,28 @@ def check_flat(model: str, frames: int, settle: int) -> int:
     return int(growth > 0.02)
 
 
-def compare_with_estimate(model: str, sizes: list[str]) -> int:
-    """Compare the peak memory of the OpenVINO worker with its estimate, for several frame sizes."""
+def compare_with_estimate(model: str, sizes: list[tuple[int, int]]) -> int:
+    """Compare the peak memory of the OpenVINO worker with its estimate.
+
+    Args:
+        model: A name of the catalog, or a weights file.
+        sizes: Widths and heights of frames.
+
+    Raises:
+        BenchmarkError: The model is not an FDAT-RD.
+    """
     checkpoint = open_checkpoint(resolve_model(model))
     config = checkpoint.descriptor.config
     if not isinstance(config, FdatRdConfig):
-        raise SystemExit(f"{model} is not an FDAT-RD")
+        raise BenchmarkError(f"{model} is not an FDAT-RD, the only network that this is measured with")
     rows: list[dict[str, Any]] = []
-    for size in sizes:
-        width, height = map(int, size.split("x"))
+    for width, height in sizes:
         engine = open_engine(checkpoint, height, width, Options(backend="openvino", streams=1), EngineCache()).engine
         child = psutil.Process().children()[-1]
         before = child.memory_info().rss
         engine.submit(0)
         engine.collect(0)
-        status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
-        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        peak = peak_of_process(child.pid)
         _, padded_height, padded_width = engine.input(0).shape
         spec = EngineSpec(checkpoint, padded_height, padded_width, "fp32")
         tokens = spec.height * spec.width / config.unshuffle**2
@@ -73,7 +94,7 @@ def compare_with_estimate(model: str, sizes: list[str]) -> int:
             "bytes_per_token_and_channel": (peak - before) / tokens / config.ffn_dim,
             "estimated_bytes": openvino.memory_estimate(spec)[0],
         }
-        print(f"{size}: {peak / 2**20:.0f} MiB, estimated {row['estimated_bytes'] / 2**20:.0f} MiB")
+        print(f"{width}x{height}: {peak / 2**20:.0f} MiB, estimated {row['estimated_bytes'] / 2**20:.0f} MiB")
         rows.append(row)
         engine.close()
     save("memory_by_size", {"model": model, "engine": "openvino fp32", "rows": rows})
@@ -84,12 +105,14 @@ def main() -> int:
     """Measure; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="medium")
-    parser.add_argument("--frames", type=int, default=500)
-    parser.add_argument("--settle", type=int, default=50, help="frames after which memory must be flat")
-    parser.add_argument("--sizes", nargs="+", help="measure engines for these sizes instead")
+    parser.add_argument("--frames", type=positive_int, default=500)
+    parser.add_argument("--settle", type=positive_int, default=50, help="frames after which memory must be flat")
+    parser.add_argument("--sizes", nargs="+", type=frame_size, help="measure engines for these sizes instead")
     a = parser.parse_args()
+    if not a.sizes and a.settle >= a.frames:
+        parser.error(f"--settle {a.settle} must be less than --frames {a.frames}")
     return compare_with_estimate(a.model, a.sizes) if a.sizes else check_flat(a.model, a.frames, a.settle)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

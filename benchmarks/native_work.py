@@ -10,6 +10,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the native worker
 
+import argparse
 import ctypes
 import json
 import subprocess
@@ -24,13 +25,14 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.ceiling import BYTES, shortest_time
+from benchmarks.command_line import frame_size, run
 from benchmarks.layers import padded_picture
 from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig
-from vsfdatrd.backends.native import blocks, network
+from vsfdatrd.backends.native import backend, blocks, network
 from vsfdatrd.backends.native import kernels as native_kernels
 from vsfdatrd.backends.native.kernels import COLUMN_ALIGNMENT, KEY_STRIDE, MAX_QUANTIZED, KernelArrays, Matrix
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
-from vsfdatrd.errors import EngineError
+from vsfdatrd.errors import EngineError, EngineUnavailable
 
 RUNS = 3
 TOKENS = WINDOW[0] * WINDOW[1]
@@ -136,13 +138,22 @@ WORK: dict[str, Callable[..., tuple[float, float]]] = {
     "four_times": _four_times,
     "last": _last,
 }
-"""(multiply-adds, bytes of maps) of a call, by its arguments."""
+"""By kernel: the multiply-adds and the bytes of maps of a call with these arguments."""
 
 
 def measure(checkpoint: Checkpoint, width: int, height: int) -> list[dict[str, Any]]:
-    """Measure the kernels of a frame on one thread, slowest first, and the NumPy code between them as ``between``.
+    """Measure the kernels of a frame on one thread.
 
-    Raises EngineError for a network that the kernels do not run.
+    Args:
+        checkpoint: The network.
+        width: Of the frame.
+        height: Of the frame.
+
+    Returns:
+        Seconds, multiply-adds and bytes of each kernel, slowest first; ``between`` is the NumPy code between them.
+
+    Raises:
+        EngineError: The kernels do not run this network.
     """
     config = checkpoint.descriptor.config
     reason = network.unsupported_config_reason(config) if isinstance(config, FdatRdConfig) else "it is not an FDAT-RD"
@@ -202,11 +213,20 @@ def format_table(known: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(weights: str, size: str) -> None:
-    """Print the kernels."""
-    width, height = map(int, size.split("x"))
-    print(json.dumps({**measure_ceilings(), "kernels": measure(open_checkpoint(weights), width, height)}))
+def main() -> int:
+    """Print the kernels; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.native_work", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("weights")
+    parser.add_argument("size", type=frame_size)
+    given = parser.parse_args()
+    if reason := backend.unavailable():
+        raise EngineUnavailable(reason)
+    kernels = measure(open_checkpoint(given.weights), *given.size)
+    print(json.dumps({**measure_ceilings(), "kernels": kernels}))
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

@@ -44,7 +44,7 @@ def refusal_reason() -> str | None:
 def open_on_gpu(
     checkpoint: Checkpoint, height: int, width: int, target: GraphTarget
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
-    """The worker of the engine, and the facts of the build with ``load_seconds``.
+    """Build and load an engine; yield its worker, and the facts of the build with ``load_seconds``.
 
     Args:
         checkpoint: The network.

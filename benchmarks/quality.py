@@ -1,7 +1,7 @@
 """Compare the picture quality of models and other methods on a folder of pictures.
 
     python -m benchmarks.quality FOLDER [--models medium medium+luma_guided path.safetensors ...] [--peers Lanczos ...]
-        [--sets clean dvd ...] [--film FILE] [--checks] [--sheets FOLDER] [--cache FOLDER]
+        [--sets clean dvd ...] [--film FILE] [--checks] [--sheets FOLDER] [--cache FOLDER] [--out NAME]
 
 None of our models may have been trained on the pictures.
 
@@ -12,14 +12,13 @@ doubles the same 8-bit RGB. `quality_measures.py` defines the measures, `quality
 (--checks).
 
 The tables show means over the pictures, and the difference of the first model from every other method: mean ± standard
-error (pictures on which it is better / pictures). benchmarks/results/quality.json has every picture.
+error (pictures on which it is better / pictures). benchmarks/results/NAME.json has every picture.
 """
 
 import argparse
-import json
+import hashlib
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -29,14 +28,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import vsfdatrd
 from benchmarks import quality_sheets, report
+from benchmarks.command_line import positive_int, result_name, run
+from benchmarks.errors import BenchmarkError, Missing
 from benchmarks.quality_cache import Cache
 from benchmarks.quality_checks import run_checks
 from benchmarks.quality_degradations import DEGRADATIONS, read_truths
 from benchmarks.quality_discs import HELD, Sample, dvds, film, laserdiscs
 from benchmarks.quality_measures import HELD_MEASURES, MEASURES
-from benchmarks.quality_methods import PEERS, Method, Missing, Picture, Result, network
+from benchmarks.quality_methods import PEERS, Method, Picture, Result, network
 from benchmarks.quality_spread import differences, spread
+from vsfdatrd.options import CHROMA_FILTERS
 from vsfdatrd.weights.catalog import resolve_model
 from vsfdatrd.weights.files import sha256
 
@@ -72,20 +75,37 @@ class NamedMethod:
     """A method with the name of its row."""
 
     identity: str
-    """What its results depend on: versions and weights."""
+    """What its results depend on: versions or source text, and weights."""
     method: Method
 
 
 def create_methods(models: list[str], peers: list[str]) -> dict[str, NamedMethod | str]:
-    """Create every method, by the name of its row; a method that cannot run here is replaced by the reason."""
+    """Create every method.
+
+    Args:
+        models: Names of the catalog or weights files, which ``+luma_guided`` may follow.
+        peers: Names of `PEERS`.
+
+    Returns:
+        Methods by the name of their row; a peer that cannot run here is replaced by the reason.
+
+    Raises:
+        BenchmarkError: Two models would have the same row, or a chroma filter is unknown.
+        FdatrdError: A model is unknown.
+    """
     result: dict[str, NamedMethod | str] = {}
     for model in models:
         name, _, chroma_filter = model.partition("+")
+        if chroma_filter not in ("", *CHROMA_FILTERS):
+            raise BenchmarkError(f"{model}: there is no chroma filter {chroma_filter}; {', '.join(CHROMA_FILTERS)} are")
         weights = sha256(resolve_model(name))
         row = Path(name).name.removesuffix(".safetensors").removesuffix(".pth") + (
             f"+{chroma_filter}" if chroma_filter else ""
         )
-        result[row] = NamedMethod(f"{weights} {chroma_filter}", network(name, chroma_filter or "none"))
+        if row in result:
+            raise BenchmarkError(f"two models are named {row}; rename one of the files")
+        identity = f"{weights} {chroma_filter} {_digest_of_package()}"
+        result[row] = NamedMethod(identity, network(name, chroma_filter or "none"))
     for peer in peers:
         try:
             result[peer] = NamedMethod(
@@ -96,6 +116,13 @@ def create_methods(models: list[str], peers: list[str]) -> dict[str, NamedMethod
     return result
 
 
+def _digest_of_package() -> str:
+    """A digest of the plugin's source text: after a change, cached results of our networks are computed again."""
+    folder = Path(vsfdatrd.__file__).parent
+    files = sorted(file for file in folder.rglob("*") if file.suffix in (".py", ".c", ".h"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -104,33 +131,58 @@ def _version(package: str) -> str:
 
 
 def create_samples(folder: Path, kinds: list[str], film_file: Path, limit: int | None = None) -> Samples:
-    """Create the sources of all methods. A kind that cannot be created here is omitted with a warning."""
+    """Create the sources of all methods.
+
+    Args:
+        folder: Of the pictures.
+        kinds: Some of `KINDS`. One that cannot be created here is omitted with a warning.
+        film_file: The film of the kind of that name.
+        limit: Number of pictures, the first by name; None for all.
+
+    Raises:
+        BenchmarkError: The folder holds no pictures, or no kind can be created.
+    """
     result: Samples = {}
-    if set(kinds) & set(DEGRADATIONS):
-        for kind, degradation in DEGRADATIONS.items():
-            frames = range(HELD if kind == "laserdisc" else 1)
-            result[kind] = {
-                name: Sample(truth, [degradation(truth, name, frame) for frame in frames])
-                for name, truth in read_truths(folder, limit).items()
-            }
+    degradations = {kind: degrade for kind, degrade in DEGRADATIONS.items() if kind in kinds}
+    truths = read_truths(folder, limit) if degradations else {}
+    for kind, degrade in degradations.items():
+        frames = range(HELD if kind == "laserdisc" else 1)
+        result[kind] = {
+            name: Sample(truth, [degrade(truth, name, frame) for frame in frames]) for name, truth in truths.items()
+        }
     makers: dict[str, Callable[[], dict[str, Sample]]] = {
         "made_dvd": lambda: dvds(folder, limit),
         "made_laserdisc": lambda: laserdiscs(folder, limit),
         "film": lambda: film(film_file, limit),
     }
     for kind, make in makers.items():
-        if kind in kinds and (kind != "film" or film_file.is_file()):
+        if kind in kinds:
             try:
                 result[kind] = make()
             except Missing as missing:
                 log.warning("%s is left out: %s", kind, missing)
-    return {kind: result[kind] for kind in KINDS if kind in kinds and kind in result}
+    if not any(result.values()):
+        raise BenchmarkError(f"there is nothing to measure of {', '.join(kinds)}")
+    return {kind: result[kind] for kind in KINDS if result.get(kind)}
 
 
 def measure(
     named: NamedMethod, given: Samples, cache: Cache, bar: Any = None
 ) -> tuple[Row, dict[tuple[str, str], Result]]:
-    """Measure one method: its values by kind and measure, as mean and per picture; and its first results."""
+    """Measure one method.
+
+    Args:
+        named: The method.
+        given: The sources.
+        cache: Of results and measures.
+        bar: A progress bar of frames.
+
+    Returns:
+        Values by kind and measure, as mean and per picture; and the first result of each kind and picture.
+
+    Raises:
+        BenchmarkError: The method does not double pictures.
+    """
     row: Row = {}
     firsts: dict[tuple[str, str], Result] = {}
     for kind, pictures in given.items():
@@ -141,18 +193,18 @@ def measure(
         for name, sample in pictures.items():
             frames = [next(results) for _ in sample.sources]
             if frames[0].shape != sample.truth.shape:
-                raise ValueError(
+                raise BenchmarkError(
                     f"a result is {frames[0].shape}, its truth {sample.truth.shape}: the model is not a doubler"
                 )
             firsts[kind, name] = frames[0]
-            numbers, file = cache.numbers(named.identity, np.stack(sample.sources), sample.truth)
+            known = named.identity, np.stack(sample.sources), sample.truth
+            numbers = cache.numbers(*known)
             if not set(expected) <= set(numbers):
                 truth = sample.truth / 255
                 numbers = {key: _number(function(truth, frames[0])) for key, function in MEASURES.items()}
                 if held:
                     numbers |= {key: _number(function(frames)) for key, function in HELD_MEASURES.items()}
-                if file is not None:
-                    file.write_text(json.dumps(numbers), encoding="utf-8")
+                cache.keep_numbers(*known, numbers)
             for key in expected:
                 row[kind][key]["pictures"][name] = numbers[key]
             if bar is not None:
@@ -213,13 +265,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sheets", type=Path, help="also draw crops of all results side by side, into this folder")
     parser.add_argument("--cache", type=Path, help="folder of results that need not be computed again")
     parser.add_argument("--checks", action="store_true", help="also check colors, grid, held cels and place")
-    parser.add_argument("--limit", type=int, help="only the first pictures")
+    parser.add_argument("--limit", type=positive_int, help="only so many of the pictures, the first by name")
+    parser.add_argument("--out", type=result_name, default="quality", help="name of the result (default: %(default)s)")
     a = parser.parse_args(arguments)
+    results = create_methods(a.models, a.peers)
     given = create_samples(a.folder, a.sets, a.film, a.limit)
     rows: dict[str, Row | str] = {}
     checks: dict[str, Any] = {}
     shown: Shown = {}
-    results = create_methods(a.models, a.peers)
     frames = sum(len(sample.sources) for pictures in given.values() for sample in pictures.values())
     with tqdm(total=frames * len(results), unit="frame", dynamic_ncols=True) as bar:
         for name, named in results.items():
@@ -251,9 +304,9 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if checks:
         result["checks"] = checks
-    report.save("quality", result, folder=report.RESULTS)
+    report.save(a.out, result)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import quality_measures, ssimulacra2
+from vsfdatrd.system.files import replace_file, write_atomic
 
 type Picture = NDArray[np.uint8]
 type Result = NDArray[np.float32]
@@ -44,18 +45,31 @@ class Cache:
         """Store a result; return it as the cache will return it."""
         rounded = np.rint(np.clip(result, 0, 1) * 65535).astype(np.uint16)
         if (file := self._file(method, source, ".npy")) is not None:
-            part = file.with_suffix(".part.npy")
-            np.save(part, rounded)
-            part.replace(file)
+            with replace_file(file, durable=False) as part:
+                np.save(part, rounded)
         return (rounded / np.float32(65535)).astype(np.float32)
 
-    def numbers(self, method: str, source: Picture, truth: Picture) -> tuple[Numbers, Path | None]:
-        """Return the cached measures of that result against a truth, and the file in which `write` stores them."""
-        file = self._file(method + _MEASURES + hashlib.sha256(truth.tobytes()).hexdigest(), source, ".json")
+    def numbers(self, method: str, source: Picture, truth: Picture) -> Numbers:
+        """Return the measures of that result against a truth; empty if they are not cached.
+
+        Args:
+            method: As of `result`.
+            source: As of `result`, or several pictures stacked.
+            truth: The picture that a perfect method would return.
+        """
+        file = self._numbers_file(method, source, truth)
         if file is None or not file.is_file():
-            return {}, file
+            return {}
         known: Numbers = json.loads(file.read_text(encoding="utf-8"))
-        return known, file
+        return known
+
+    def keep_numbers(self, method: str, source: Picture, truth: Picture, numbers: Numbers) -> None:
+        """Store measures for `numbers`, which has the same arguments."""
+        if (file := self._numbers_file(method, source, truth)) is not None:
+            write_atomic(file, json.dumps(numbers), durable=False)
+
+    def _numbers_file(self, method: str, source: Picture, truth: Picture) -> Path | None:
+        return self._file(method + _MEASURES + hashlib.sha256(truth.tobytes()).hexdigest(), source, ".json")
 
     def _file(self, method: str, source: Picture, suffix: str) -> Path | None:
         if self._folder is None:

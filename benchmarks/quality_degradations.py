@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.demo import crop_busiest
+from benchmarks.errors import BenchmarkError
 from vsfdatrd.system.programs import ffmpeg, run
 
 type Picture = NDArray[np.uint8]
@@ -32,11 +33,18 @@ SIGNAL_NOISE = 0.012
 def read_truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
     """Read the part of every picture that is measured, uint8 (400, 480, 3), by the file's name without its suffix.
 
-    Smaller pictures are omitted. Raises FileNotFoundError if none is left.
+    Smaller pictures are omitted.
+
+    Args:
+        folder: Of the pictures.
+        limit: Number of pictures, the first by name; None for all.
+
+    Raises:
+        BenchmarkError: None is left, or the folder does not exist.
     """
     result: dict[str, Picture] = {}
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg")):
-        image = Image.open(file).convert("RGB")
+    for file in picture_files(folder):
+        image = read_image(file)
         if image.width < WIDTH or image.height < HEIGHT:
             continue
         left, top, *_ = crop_busiest(image, HEIGHT)
@@ -45,8 +53,38 @@ def read_truths(folder: Path, limit: int | None = None) -> dict[str, Picture]:
         if len(result) == limit:
             break
     if not result:
-        raise FileNotFoundError(f"{folder} holds no picture (png, webp, jpg) of {WIDTH}×{HEIGHT} pixels or more")
+        raise BenchmarkError(f"{folder} holds no picture (png, webp, jpg) of {WIDTH}×{HEIGHT} pixels or more")
     return result
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, sorted by name.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        BenchmarkError: The folder does not exist.
+    """
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in (".png", ".webp", ".jpg"))
+    except OSError as error:
+        raise BenchmarkError(f"{folder} is not a folder of pictures: {error.strerror}") from error
+
+
+def read_image(file: Path) -> Image.Image:
+    """Read a picture as RGB.
+
+    Args:
+        file: The picture.
+
+    Raises:
+        BenchmarkError: It cannot be read.
+    """
+    try:
+        return Image.open(file).convert("RGB")
+    except OSError as error:
+        raise BenchmarkError(f"{file} cannot be read as a picture: {error}") from error
 
 
 def halve(truth: Picture) -> Picture:

@@ -36,7 +36,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.demo import crop_busiest
-from benchmarks.quality_methods import Missing, as_clip
+from benchmarks.errors import Missing
+from benchmarks.quality_degradations import picture_files, read_image
+from benchmarks.quality_methods import as_clip
 from vsfdatrd.system.programs import ffmpeg, run
 
 type Picture = NDArray[np.uint8]
@@ -92,7 +94,7 @@ def laserdiscs(folder: Path, limit: int | None = None) -> dict[str, Sample]:
 
 
 FILM_HOLDS = (300, 400, 474, 553)
-"""First frames of drawings that ../shared/data/clips/popeye_hd_1440x1074_24p.mkv holds for three frames or more."""
+"""First frames of drawings that the film holds for three frames or more."""
 
 
 def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
@@ -100,7 +102,16 @@ def film(path: Path, limit: int | None = None) -> dict[str, Sample]:
 
     The truth is the film at half its size; the source is half of that, coded as on a DVD. Each sample has `HELD` frames
     of one drawing. The low bit rate of the file is hardly visible at half size.
+
+    Args:
+        path: The film, of which frames `FILM_HOLDS` are taken.
+        limit: Number of samples; None for all.
+
+    Raises:
+        Missing: The film is not there.
     """
+    if not path.is_file():
+        raise Missing(f"{path} is not a file; give the film as --film")
     clip = vs.core.bs.VideoSource(str(path), cachemode=0, showprogress=0)
     result = {}
     for start in FILM_HOLDS[:limit]:
@@ -121,10 +132,10 @@ type _Make = Callable[[Planes, int, Generator], list[Planes]]
 def _create_samples(
     folder: Path, limit: int | None, make: _Make, pixels: Sequence[tuple[int, int]]
 ) -> dict[str, Sample]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".webp", ".jpg"))[:limit]
+    files = picture_files(folder)[:limit]
     result = {}
     for number, file in enumerate(files):
-        frame, (left, top) = _frame(Image.open(file).convert("RGB"), file.stem, pixels[number % len(pixels)])
+        frame, (left, top) = _frame(read_image(file), file.stem, pixels[number % len(pixels)])
         random = np.random.default_rng([zlib.crc32(file.stem.encode()), 19])
         width, height = LR
         part = (slice(top, top + height), slice(left, left + width))
@@ -183,7 +194,7 @@ def _make_dvd(frame: Planes, number: int, random: Generator) -> list[Planes]:
         moved = np.roll(kept, 2 * (measured - n), 1) if number % 2 else kept
         half = _halve(moved, kernel)
         if interlaced or number % 3 == 1:
-            half = _downscale(half)
+            half = _soften_vertically(half)
         half = half + halo * (half - _blur(half, width))
         frames.append(half + _grain(half, grain, random))
     decoded = _through_mpeg2([_as_picture(f) for f in frames], rate)[measured] / 255
@@ -219,24 +230,8 @@ def _through_mpeg2(frames: list[Picture], rate: float) -> list[Picture]:
     coder += ["-maxrate", f"{1.5 * bits:.0f}", "-bufsize", "1835008", "-threads", "1", "-flags", "+bitexact"]
     video = run([*command, *coder, "-f", "mpeg2video", "-"], b"".join(frame.tobytes() for frame in frames))
     back = ["-vf", "scale=in_color_matrix=smpte170m:flags=accurate_rnd+full_chroma_int+bicubic,format=rgb24"]
-    pixels = run(
-        [
-            ffmpeg(),
-            "-v",
-            "error",
-            "-f",
-            "mpegvideo",
-            "-i",
-            "-",
-            *back,
-            "-fps_mode",
-            "passthrough",
-            "-f",
-            "rawvideo",
-            "-",
-        ],
-        video,
-    )
+    back += ["-fps_mode", "passthrough", "-f", "rawvideo", "-"]
+    pixels = run([ffmpeg(), "-v", "error", "-f", "mpegvideo", "-i", "-", *back], video)
     return list(np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3))
 
 
@@ -252,7 +247,7 @@ def _through_composite(frames: list[Planes], noise: float, dimensions: int, rand
     size = wire.height, wire.width + 1
     # Drawn beforehand, for the filter asks for frames in no certain order.
     rising = [np.diff(random.standard_normal(size), axis=1) / np.sqrt(2) for _ in frames]
-    strength = _white() * 10 ** (-noise / 20)
+    strength = _white_level() * 10 ** (-noise / 20)
 
     def disturb(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         out = f.copy()
@@ -270,7 +265,7 @@ def _through_composite(frames: list[Planes], noise: float, dimensions: int, rand
     return result
 
 
-def _white() -> float:
+def _white_level() -> float:
     """Difference between white and black in the composite signal, in its 16-bit levels."""
     levels = []
     for value in (16 << 8, 235 << 8):
@@ -312,7 +307,7 @@ def _filter_axis(x: Planes, kernel: Planes, axis: int) -> Planes:
     return result
 
 
-def _downscale(x: Planes) -> Planes:
+def _soften_vertically(x: Planes) -> Planes:
     return _filter_axis(x, np.array([0.25, 0.5, 0.25]), 0)
 
 

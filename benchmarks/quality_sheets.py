@@ -7,7 +7,6 @@ The crops are fixed beforehand, so that none is chosen to flatter a method: the 
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from benchmarks.command_line import run
 from benchmarks.demo import crop_busiest
+from benchmarks.errors import BenchmarkError
+from benchmarks.quality_degradations import picture_files
 from benchmarks.quality_discs import Sample, dvds, laserdiscs
-from benchmarks.quality_methods import Method, lanczos, network
+from benchmarks.quality_methods import lanczos, network
 
 type Picture = NDArray[np.uint8]
 
@@ -78,17 +80,31 @@ def write(
     return files
 
 
-def before_after(folder: Path, name: str, file: Path, model: str = "medium") -> None:
-    """Draw a face from a DVD and from a LaserDisc, enlarged with Lanczos and by the plugin."""
+def before_after(folder: Path, name: str, file: Path, dvd: str = "medium", laserdisc: str = "ld") -> None:
+    """Draw a face from a DVD and from a LaserDisc, enlarged with Lanczos and by the plugin.
+
+    Args:
+        folder: Of the pictures for measuring.
+        name: Of one of them, without its suffix.
+        file: The picture to write.
+        dvd: The model for the DVD: a name from the catalog, or the path of a weights file.
+        laserdisc: The model for the LaserDisc, likewise.
+
+    Raises:
+        BenchmarkError: There is no such picture, or LaserDiscs cannot be made here.
+    """
     width, height = README_SIZE
-    rows: list[tuple[str, Sample, Method]] = [
-        ("DVD", dvds(folder)[name], network(model)),
-        ("LaserDisc", laserdiscs(folder)[name], network(model, "luma_guided")),
+    if name not in (names := [picture.stem for picture in picture_files(folder)]):
+        raise BenchmarkError(f"{folder} has no picture {name}; it has {', '.join(names) or 'none'}")
+    rows: list[tuple[str, Sample, str]] = [
+        ("DVD", dvds(folder)[name], dvd),
+        ("LaserDisc", laserdiscs(folder)[name], laserdisc),
     ]
     image = Image.new("RGB", (2 * width + GAP, len(rows) * (height + LABEL)), "white")
     draw = ImageDraw.Draw(image)
-    for y, (disc, sample, method) in enumerate(rows):
-        for x, (label, way) in enumerate(((f"{disc}, enlarged with Lanczos", lanczos()), ("vsfdatrd", method))):
+    for y, (disc, sample, model) in enumerate(rows):
+        ours = f"vsfdatrd, {Path(model).stem}"
+        for x, (label, way) in enumerate(((f"{disc}, enlarged with Lanczos", lanczos()), (ours, network(model)))):
             whole = np.rint(next(iter(way(sample.sources[:1]))) * 255).astype(np.uint8)
             top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
             part = Image.fromarray(np.ascontiguousarray(whole[top : top + height, left : left + width]))
@@ -110,4 +126,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -34,9 +34,15 @@ class Difference(TypedDict):
 def difference(
     first: Mapping[str, float | None], second: Mapping[str, float | None], measure: str
 ) -> Difference | None:
-    """Compare the values of two methods by picture; None if they have no picture in common.
+    """Compare the values of two methods by picture.
 
-    A win counts for the first method.
+    Args:
+        first: Values of a method by picture; its wins are counted.
+        second: Values of another method by picture.
+        measure: Name of the measure.
+
+    Returns:
+        The difference; None if the two have no picture in common.
     """
     pairs = [(a, b) for name, a in first.items() if a is not None and (b := second.get(name)) is not None]
     if not pairs:

@@ -1,4 +1,4 @@
-"""Compare the memory of the seven enlarging tails of FDAT-RD and FDAT with its estimate.
+"""Compare the memory of the seven upsampling tails of FDAT-RD and FDAT with its estimate.
 
 python -m benchmarks.tails [--sizes 120x120 240x240] [--tails lda ...]
 
@@ -22,7 +22,9 @@ from typing import cast
 import psutil
 from safetensors.numpy import save_file
 
+from benchmarks.command_line import frame_size, run
 from benchmarks.report import RESULTS, save
+from benchmarks.speed.meter import peak_of_process
 from benchmarks.weights import random_tensors
 from vsfdatrd.archs.fdat import FdatConfig
 from vsfdatrd.archs.fdat_rd import FdatFamilyConfig, variant_config
@@ -41,7 +43,12 @@ NETWORKS = ("fdat_rd", "fdat_rd 2x", "fdat")
 
 
 def network(name: str, tail: Upsampler) -> FdatFamilyConfig:
-    """A network of one group, 2×."""
+    """Return the configuration of a network of one group that doubles frames.
+
+    Args:
+        name: One of `NETWORKS`.
+        tail: Its upsampler.
+    """
     if name == "fdat":
         return FdatConfig(
             embed_dim=120,
@@ -62,7 +69,7 @@ def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
     """Return the estimated bytes of one frame, without the process and the weights."""
     architecture = next(known for known in ARCHITECTURES if isinstance(config, known.config))
     about = ModelDescriptor(architecture, config, 0, "fp32", "")
-    spec = _job(engine, Checkpoint(Path(), about), height, width)
+    spec = _engine_spec(engine, Checkpoint(Path(), about), height, width)
     nothing = replace(spec, height=0, width=0)
     if engine.startswith("tensorrt"):
         from vsfdatrd.backends.tensorrt import backend as tensorrt
@@ -73,7 +80,7 @@ def estimated(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
     return module.memory_estimate(spec)[0] - module.memory_estimate(nothing)[0]
 
 
-def _job(engine: str, checkpoint: Checkpoint, height: int, width: int) -> EngineSpec:
+def _engine_spec(engine: str, checkpoint: Checkpoint, height: int, width: int) -> EngineSpec:
     about = checkpoint.descriptor
     tall, wide = about.size.padded(height, width)
     return EngineSpec(checkpoint, tall, wide, cast(Precision, engine.split()[1]), streams=1)
@@ -84,7 +91,7 @@ def _measured(engine: str, config: FdatFamilyConfig, height: int, width: int) ->
     with tempfile.TemporaryDirectory() as text:
         path = Path(text, "network.safetensors")
         save_file(random_tensors(config), path)
-        spec = _job(engine, open_checkpoint(path), height, width)
+        spec = _engine_spec(engine, open_checkpoint(path), height, width)
         (Path(text) / "engine").mkdir()
         measure = _built if engine.startswith("tensorrt") else _run
         return measure(engine, spec, Path(text) / "engine")
@@ -99,9 +106,8 @@ def _run(name: str, spec: EngineSpec, directory: Path) -> int:
     Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="utf-8")  # reset the peak
     engine.submit(0)
     engine.collect(0)
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    peak = peak_of_process(process.pid)
     engine.close()
-    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     return peak - before
 
 
@@ -115,40 +121,54 @@ def _built(_: str, spec: EngineSpec, directory: Path) -> int:
 def _cases(given: argparse.Namespace) -> Iterator[list[str]]:
     for engine, name, tail, size in product(given.engines, NETWORKS, given.tails, given.sizes):
         if not engine.startswith("tensorrt") or size == given.sizes[-1]:
-            yield [engine, name, tail, size]
+            yield [engine, name, tail, f"{size[0]}x{size[1]}"]
 
 
-def main() -> None:
+def main() -> int:
     """Run the command; see the docstring of the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--engines", nargs="+", default=ENGINES)
-    parser.add_argument("--tails", nargs="+", default=UPSAMPLERS[1:])
-    parser.add_argument("--sizes", nargs="+", default=["120x120", "240x240"])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tails", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "--engines", nargs="+", metavar="ENGINE", choices=ENGINES, default=ENGINES, help=", ".join(ENGINES)
+    )
+    parser.add_argument(
+        "--tails",
+        nargs="+",
+        metavar="TAIL",
+        choices=UPSAMPLERS[1:],
+        default=UPSAMPLERS[1:],
+        help=", ".join(UPSAMPLERS[1:]),
+    )
+    parser.add_argument("--sizes", nargs="+", type=frame_size, default=[(120, 120), (240, 240)])
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         logging.disable()
         engine, name, tail, size = given.one
-        width, height = map(int, size.split("x"))
+        width, height = frame_size(size)
         print(_measured(engine, network(name, tail), height, width))
-        return
+        return 0
     file = RESULTS / "tails_memory.json"
     before = json.loads(file.read_text(encoding="utf-8"))["result"]["rows"] if file.exists() else []
     rows = {tuple(row["case"]): row for row in before}
     for case in _cases(given):
         engine, name, tail, size = case
         command = [sys.executable, "-m", "benchmarks.tails", "--one", *case]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        if done.returncode:
-            print(*case, done.stderr.strip().splitlines()[-1:])
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        except subprocess.TimeoutExpired:
+            print(*case, f"not measured: it takes over {PATIENCE} seconds", flush=True)
             continue
-        config, (width, height) = network(name, cast(Upsampler, tail)), map(int, size.split("x"))
+        if done.returncode:
+            print(*case, "not measured:", (done.stderr.strip().splitlines() or ["it does not say why"])[-1], flush=True)
+            continue
+        config, (width, height) = network(name, cast(Upsampler, tail)), frame_size(size)
         taken = int(done.stdout.splitlines()[-1])
         rows[tuple(case)] = {"case": case, "bytes": taken}
         expected = estimated(engine, config, height, width)
         print(*case, f"{taken >> 20} MiB, estimated {expected >> 20} MiB", flush=True)
         save("tails_memory", {"rows": list(rows.values())}, quiet=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

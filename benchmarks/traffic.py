@@ -92,11 +92,11 @@ class Traffic:
         return sum(kernel.moved for kernel in self.kernels)
 
     def by_kind(self) -> dict[str, tuple[int, int]]:
-        """(kernels, bytes) by the way the library made them, the most bytes first."""
+        """Return numbers of kernels and of bytes by the way the library made them, the most bytes first."""
         return _totals(self.kernels, lambda kernel: kernel.kind)
 
     def by_part(self) -> dict[str, tuple[int, int]]:
-        """(kernels, bytes) by part of the network, the most bytes first."""
+        """Return numbers of kernels and of bytes by part of the network, the most bytes first."""
         return _totals(self.kernels, lambda kernel: kernel.part)
 
     def estimated_ms(self) -> dict[str, float]:
@@ -156,6 +156,8 @@ def kernels(log: str) -> tuple[Kernel, ...]:
 def _bytes(tensors: str) -> int:
     total = 0
     for tensor in TENSOR.finditer(tensors):
+        if tensor["type"] not in BYTES:
+            raise ValueError(f"this type of a tensor is not known: {tensor['type']}")
         size = BYTES[tensor["type"]]
         for side in filter(None, tensor["shape"].split(",")):
             size *= int(side)

@@ -48,7 +48,7 @@ def random_tensors(config: FdatFamilyConfig) -> dict[str, NDArray[Any]]:
     return dict(random_weights(config)) | {META_UPSAMPLE: np.array([*meta, config.mid_dim, 4], np.uint8)}
 
 
-def _at_work(file: Path, folder: Path, config: FdatRdConfig | None) -> Path:
+def _without_zeros(file: Path, folder: Path, config: FdatRdConfig | None) -> Path:
     """Return the file itself, or a copy in which small random values replace zeros.
 
     Args:
@@ -62,13 +62,13 @@ def _at_work(file: Path, folder: Path, config: FdatRdConfig | None) -> Path:
         same_kind = re.sub(r"(?<=blocks\.)\d+", lambda index: str(int(index[0]) - PERIOD), name)
         # An output projection that is not trained is zero; the others are copied, with their magnitudes.
         tensors[name] = 0 * tensors[same_kind] if name.endswith("ffn.fc2.weight") else tensors[same_kind].copy()
-    idle = {name: values == 0 for name, values in tensors.items() if name != META_UPSAMPLE and not values.all()}
-    if not idle:
+    zeros = {name: values == 0 for name, values in tensors.items() if name != META_UPSAMPLE and not values.all()}
+    if not zeros:
         return file
     random = np.random.default_rng(0)
-    for name, zeros in idle.items():
-        tensors[name][zeros] = 1e-3 * random.standard_normal(int(zeros.sum()))
-    path = folder / f"{file.stem}_at_work.safetensors"
+    for name, where in zeros.items():
+        tensors[name][where] = 1e-3 * random.standard_normal(int(where.sum()))
+    path = folder / f"{file.stem}_without_zeros.safetensors"
     if not path.exists():
         save_file(tensors, path)
     return path
@@ -91,7 +91,7 @@ def weights_file(model: str, folder: Path) -> tuple[Path, bool]:
     variant = variant_config(variant_name) if variant_name in VARIANTS else None
     try:
         file = resolve_model(model)
-        return (_at_work(file, folder, variant) if model in CATALOG else file), True
+        return (_without_zeros(file, folder, variant) if model in CATALOG else file), True
     except FdatrdError:
         if variant is None:
             raise

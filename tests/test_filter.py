@@ -14,8 +14,10 @@ from onnx import TensorProto, helper
 import vsfdatrd
 from tests.clips import picture, planes_of
 from tests.onnx_files import write_doubler, write_onnx
+from vsfdatrd import filter as upscaling
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.accuracy import count_levels, draw_sky
+from vsfdatrd.errors import InsufficientMemory
 
 BACKENDS = ["openvino", "torch"]
 
@@ -127,6 +129,58 @@ def test_tiles_are_announced_and_close_to_the_whole(tiny_model: Path, caplog: py
     tiled = planes_of(vs.core.fdatrd.upscale(clip, model=str(tiny_model), tile=[90, 60]).get_frame(0))
     assert "tiles of 90×60 pixels" in caplog.text
     assert np.abs(whole - tiled).mean() < 0.05
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, pixels: int, divide: bool = True) -> list[tuple[int, int]]:
+    """Let no engine for frames of more pixels fit into memory; return the list of the sizes that are tried."""
+    tried: list[tuple[int, int]] = []
+
+    def open_engine(checkpoint: Any, height: int, width: int, *others: Any) -> Any:
+        tried.append((height, width))
+        if height * width <= pixels:
+            return selection.open_engine(checkpoint, height, width, *others)
+        error = InsufficientMemory(f"a frame of {width}×{height} pixels does not fit")
+        error.divide = divide
+        raise error
+
+    monkeypatch.setattr(upscaling, "open_engine", open_engine)
+    return tried
+
+
+def test_a_frame_too_large_for_a_gpu_is_divided_into_the_fewest_tiles_that_fit(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = picture(140, 100)
+    whole = planes_of(vsfdatrd.upscale(clip, model=tiny_model, backend="openvino").get_frame(0))
+    tried = limit_memory(monkeypatch, 6000)
+    tiled = planes_of(vsfdatrd.upscale(clip, model=tiny_model, backend="openvino").get_frame(0))
+    assert tried == [(100, 140), (100, 86), (66, 86)]
+    assert "upscaling in 4 tiles of 86×66 pixels" in caplog.text
+    assert np.abs(whole - tiled).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("pixels", "divide", "tile", "tried"),
+    [
+        (0, True, None, [(100, 140), (100, 86), (66, 86), (66, 68)]),
+        (6000, False, None, [(100, 140)]),
+        (6000, True, 90, [(90, 90)]),
+    ],
+    ids=["no tile fits", "main memory", "tiles of the user"],
+)
+def test_a_frame_that_cannot_be_divided_is_an_error_of_its_size(
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: int,
+    divide: bool,
+    tile: int | None,
+    tried: list[tuple[int, int]],
+) -> None:
+    found = limit_memory(monkeypatch, pixels, divide)
+    height, width = tried[0]
+    with pytest.raises(vs.Error, match=f"^fdatrd.upscale: a frame of {width}×{height} pixels does not fit"):
+        vsfdatrd.upscale(picture(140, 100), model=tiny_model, tile=tile)
+    assert found == tried
 
 
 @pytest.mark.parametrize("name", ["small", "repeating", "resize", "layers"])

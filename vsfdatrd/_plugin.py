@@ -33,7 +33,7 @@ def upscale(clip: vs.VideoNode, **arguments: Any) -> dict[str, vs.VideoNode | by
         clip: The clip to upscale.
         arguments: The other arguments as VapourSynth passes them: two or more values as a list, a single value by
             itself. Text is str, or bytes if the script passed bytes or the caller is not Python. Arguments that were
-            omitted or None are missing.
+            omitted or None are not in the dict.
 
     Returns:
         ``{"clip": ...}``, or ``{"error": ...}`` with the message for the script.

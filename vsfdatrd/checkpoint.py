@@ -186,10 +186,10 @@ def _describe(path: Path, digest: str) -> ModelDescriptor:
 def _identify(
     path: Path, file: WeightsFile, candidate: StateDict, digest: str, with_torch: bool
 ) -> ModelDescriptor | None:
-    """Describe a state dict that is a network of one of the architectures that do or do not need PyTorch for it.
+    """Describe a state dict if it belongs to an architecture whose `needs_torch` equals `with_torch`; None otherwise.
 
     Raises:
-        CheckpointError: It is a network of one of them, but its tensors are inconsistent.
+        CheckpointError: It belongs to such an architecture, but its tensors are inconsistent.
     """
     as_stored = TensorIndex(path, file, candidate.names)
     for architecture in ARCHITECTURES:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     build = commands.add_parser("build", help="build an engine ahead of time")
     build.add_argument("--model", default="medium", help="a name from the catalog, or a weights file")
-    build.add_argument("--size", type=_parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
+    build.add_argument("--size", type=parse_size, default=(720, 540), metavar="WxH", help="of the clip (720x540)")
     build.add_argument("--precision", default="auto", help="fp16, mixed, bf16, fp32, int16 or auto")
     build.add_argument("--backend", default="auto", help="tensorrt, native, openvino, torch, cuda or auto")
     build.add_argument("--streams", type=int, help="frames in flight, as in upscale()")
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("model", help="a name from the catalog, or a weights file")
     export.add_argument("-o", "--output", type=Path, required=True, help="file to write; its suffix says the format")
     export.add_argument("--format", choices=("onnx", "safetensors", "pth"), help="if the suffix does not")
-    export.add_argument("--size", type=_parse_size, metavar="WxH", help="of an ONNX graph's frames (720x540)")
+    export.add_argument("--size", type=parse_size, metavar="WxH", help="of an ONNX graph's frames (720x540)")
     export.add_argument("--dynamic", action="store_true", help="an ONNX graph for frames of any size")
     export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16"))
     export.add_argument("--no-verify", action="store_true", help="do not compare the result with the original")
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor.add_argument("--json", type=Path, metavar="FILE", help="with --gpu: the report (vsfdatrd_gpu_<card>.json)")
     doctor.add_argument("--model", default="medium", help="with --gpu: a name from the catalog, or a weights file")
     doctor.add_argument(
-        "--size", type=_parse_size, default=(720, 540), metavar="WxH", help="with --gpu: the clip (720x540)"
+        "--size", type=parse_size, default=(720, 540), metavar="WxH", help="with --gpu: the clip (720x540)"
     )
     doctor.add_argument("--seconds", type=float, default=5.0, help="with --gpu: of each measurement (5)")
     doctor.set_defaults(run=lambda a: _report_gpu(a) if a.gpu else _run_doctor(a.cache))
@@ -212,7 +212,15 @@ def _is_closed_pipe(error: OSError) -> bool:
     return isinstance(error, BrokenPipeError) or on_windows
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse the size of a frame, such as ``720x540``.
+
+    Args:
+        text: Width and height in pixels.
+
+    Raises:
+        argparse.ArgumentTypeError: It is another text.
+    """
     width, _, height = text.lower().replace("×", "x").partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give width x height, such as 720x540")

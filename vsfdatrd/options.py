@@ -60,8 +60,7 @@ def _parse_device(value: int | Iterable[int]) -> tuple[int, ...]:
 
 
 def _to_text(value: int | str | None) -> str | None:
-    # An enum member becomes its number, which the look-ups accept.
-    return None if value is None else str(int(value) if isinstance(value, int) else value)
+    return None if value is None else str(value)  # an enum member becomes its number, which the look-ups accept
 
 
 def _parse_matrix(value: int | str | None) -> str:
@@ -80,7 +79,7 @@ def _parse_tile(value: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def _parse_path(value: str | PathLike[str] | None) -> Path | None:
-    return None if value is None else expand_user(value)
+    return expand_user(value) if value else None
 
 
 def _parse_reuse(value: str | float | None) -> float | None:

@@ -16,11 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.command_line import positive_float
 from benchmarks.gpu_visit import pack
 from benchmarks.gpu_visit.parts import FACTS, SLOWER, TRAIN, Part, run_all
 from benchmarks.gpu_visit.record import ROOT, Visit
 from benchmarks.gpu_visit.sizes import FULL, TINY
 
+PARTS = tuple(part.name for part in FACTS)
 LIMITS = {"facts": 230.0, "train": 440.0}
 """Default time limit of a call, in seconds."""
 
@@ -40,13 +42,24 @@ def environment(out: Path, limit: float) -> dict[str, str]:
 
 
 def visit(name: str, out: Path, limit: float, *, tiny: bool, only: list[str] | None) -> int:
-    """Run the parts of one call."""
+    """Run the parts of one call.
+
+    Args:
+        name: ``facts`` or ``train``.
+        out: Folder of the results.
+        limit: Seconds for all of them.
+        tiny: Whether this is a rehearsal.
+        only: Names of the parts of ``facts`` to run; None for all.
+
+    Returns:
+        0 if all parts ran or were skipped, else 1.
+    """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     pack.unpack()
     measured = pack.COMMIT.read_text(encoding="utf-8") if pack.COMMIT.exists() else None
-    known = FACTS if name == "facts" else (Part(TRAIN.name, limit),)
-    parts = [part for part in known if not only or part.name in only]
+    facts = tuple(part for part in FACTS if not only or part.name in only)
+    parts = facts if name == "facts" else (Part(TRAIN.name, limit),)
     run = Visit(out / "visit.json", measured, rehearsal=tiny)
     # A rehearsal's training has the same deadline; on a busy processor, its end takes longer than a GPU's margin.
     run_all(run, parts, limit * (SLOWER if tiny else 1), environment(out, limit), tiny=tiny)
@@ -73,9 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     action.add_argument("--part", choices=("facts", "train"), help="on the machine with the GPU")
     action.add_argument("--rehearse", action="store_true", help="everything on this machine's processor")
     action.add_argument("--report", nargs="+", type=Path, metavar="JSON", help="visits to publish")
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of a part's call (facts 230, train 440)")
+    parser.add_argument("--limit", type=positive_float, metavar="SECONDS", help="of a call (facts 230, train 440)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu_visit", help="folder of results")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these of the parts")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=PARTS, help=f"of facts: {', '.join(PARTS)}")
     parser.add_argument("--pictures", type=Path, help="of --pack: pictures and drawings to train with")
     parser.add_argument("--tiles", type=Path, help="of --pack: what models.training.pack made of them")
     parser.add_argument("--checkpoint", type=Path, help="of --pack: an earlier visit's, from which training goes on")

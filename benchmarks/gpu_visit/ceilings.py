@@ -55,11 +55,11 @@ def time_transfers(sizes: Sizes, add: Callable[[str, float], None]) -> None:
         memory = mmap.mmap(-1, 2 * size)
         memory[::4096] = b"\1" * len(range(0, 2 * size, 4096))  # touch every page
         start = time.perf_counter()
-        held.enter_context(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
+        held.enter_context(cuda.PinnedMemory(cuda.host_address(memory), len(memory)))
         add("pinning_ms", 1000 * (time.perf_counter() - start))
         there, back = (held.enter_context(cuda.Stream()) for _ in range(2))
         target, source = (held.enter_context(cuda.DeviceMemory(size)) for _ in range(2))
-        base = cuda.address_of(memory)
+        base = cuda.host_address(memory)
 
         def up() -> None:
             there.upload(target, base)

@@ -18,6 +18,7 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.size import round_up
 from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
+from vsfdatrd.errors import first_line
 from vsfdatrd.options import Precision
 from vsfdatrd.weights.catalog import resolve_model
 
@@ -37,9 +38,13 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def checkpoints(folder: Path, sizes: Sizes) -> dict[str, Checkpoint]:
-    """The shipped medium, whose zero branches are left out, and medium without zero branches. folder: for the latter.
+    """The shipped medium, whose zero branches are left out, and medium without zero branches.
 
     A rehearsal uses a network with one block of each kind instead of both.
+
+    Args:
+        folder: Of the files that are written.
+        sizes: Of the visit.
     """
     if sizes.small:
         file = folder / "small.safetensors"
@@ -63,7 +68,15 @@ def without_tf32() -> AbstractContextManager[None]:
 
 
 def compute_psnr(result: torch.Tensor, reference: torch.Tensor) -> tuple[float, bool]:
-    """(PSNR in dB for a peak of 1, whether a value is not finite)."""
+    """Compare a result with another.
+
+    Args:
+        result: A picture of 0 to 1.
+        reference: Likewise, of the same size.
+
+    Returns:
+        PSNR in dB for a peak of 1, and whether a value of the result is not finite.
+    """
     wrong = not bool(result.isfinite().all())
     difference = (result.float().clamp(0, 1) - reference.float().clamp(0, 1)).double()
     error = float((difference**2).mean())
@@ -84,7 +97,16 @@ def load_network(checkpoint: Checkpoint, precision: Precision) -> torch.nn.Modul
 def start_network(
     module: torch.nn.Module, frame: torch.Tensor, precision: Precision
 ) -> tuple[Callable[[], Any], torch.Tensor]:
-    """(what computes the frame again, the tensor it computes): one CUDA graph on a GPU, as in the product's engine."""
+    """Prepare a network for a frame; on a GPU as one CUDA graph, as in the product's engine.
+
+    Args:
+        module: The network.
+        frame: The frame, float32.
+        precision: In which the network computes.
+
+    Returns:
+        What computes the frame again, and the tensor that it computes.
+    """
     source = frame.clone()
     if device().type == "cpu":
         result = module(source.to(DTYPES[precision])).float()
@@ -103,7 +125,17 @@ def start_network(
 
 @torch.inference_mode()
 def measure_row(checkpoint: Checkpoint, precision: Precision, sizes: Sizes, reference: torch.Tensor) -> dict[str, Any]:
-    """The result row of one PyTorch engine. reference: the result in fp32."""
+    """Measure one PyTorch engine.
+
+    Args:
+        checkpoint: The network.
+        precision: Of the engine.
+        sizes: Of the frame and the turns.
+        reference: The result in fp32.
+
+    Returns:
+        The fields of a result row.
+    """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -148,6 +180,6 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
                     else:
                         found = measure_row(checkpoint, precision, sizes, reference)
                 except RuntimeError as error:  # recorded as a row with the reason; the others continue
-                    found = {"error": str(error).splitlines()[0]}
+                    found = {"error": first_line(error)}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)
                 record({"engines": rows})

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_visit.record import ROOT
 from benchmarks.gpu_visit.sizes import Sizes
 
-ROOT = Path(__file__).parents[2]
 FILES = tuple(f"tests/gpu/test_{name}.py" for name in ("streams", "torch", "cuda", "tensorrt"))
 """The most basic tests first: their failures explain later ones."""
 

@@ -13,6 +13,7 @@ from benchmarks.gpu_visit.onnx_operators import execute
 from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
 from vsfdatrd.checkpoint import Checkpoint
+from vsfdatrd.errors import first_line
 from vsfdatrd.graph.target import GraphTarget, tensorrt_target
 
 GRAPHS: dict[str, GraphTarget] = {
@@ -49,6 +50,6 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
                 try:
                     found = measure_row(checkpoint, target, sizes, reference)
                 except (RuntimeError, NotImplementedError) as error:  # recorded as a row; the others continue
-                    found = {"error": str(error).splitlines()[0]}
+                    found = {"error": first_line(error)}
                 rows.append(about | {"size": [sizes.width, sizes.height]} | found)
                 record({"graphs": rows})

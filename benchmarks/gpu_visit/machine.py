@@ -4,13 +4,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
 import torch
 
 from benchmarks.gpu_visit.sizes import Sizes
+from vsfdatrd.system.packages import installed_versions
 
 PACKAGES = ("torch", "triton", "cuda-bindings", "numpy", "onnx", "onnxruntime", "tensorrt_rtx", "tensorrt", "openvino")
 _QUERIES = {
@@ -28,11 +28,7 @@ _QUERIES = {
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
     """Ask nvidia-smi, PyTorch and the installed packages."""
     result: dict[str, Any] = {"gpu": None, "cuda": torch.version.cuda, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            result[name] = None
+    result |= dict.fromkeys(PACKAGES) | installed_versions(PACKAGES)
     result |= {"cores": psutil.cpu_count(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
     result |= query_nvidia_smi()
     if torch.cuda.is_available():

@@ -86,7 +86,16 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, pads: Sequence[int], dims: int) -> tuple[Tensor, list[int]]:
-    """(x, padding of the last dims that a convolution can do itself): ONNX pads each end separately."""
+    """Pad a tensor unless a convolution can do it: ONNX pads each end separately, PyTorch both alike.
+
+    Args:
+        x: The tensor.
+        pads: Of the last `dims` axes, the beginnings before the ends.
+        dims: Number of these axes.
+
+    Returns:
+        The tensor, and the padding that is left for the convolution.
+    """
     before, after = list(pads[:dims]), list(pads[dims:])
     if before == after:
         return x, before

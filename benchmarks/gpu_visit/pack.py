@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_visit.record import ROOT, current_commit
+from benchmarks.gpu_visit.record import ROOT
 from benchmarks.gpu_visit.sizes import Sizes
+from benchmarks.report import current_commit
 from models.training.recipe import Recipe
 
 PACK = ROOT / ".gpu_visit"
@@ -75,15 +76,22 @@ def recipe_file(sizes: Sizes, folder: Path) -> Path:
     return file
 
 
-def files_to_copy() -> list[Path]:
-    """Files of the tree that are copied: existing files that git tracks or does not ignore."""
+def files_to_copy(root: Path) -> list[Path]:
+    """Return the files of a tree that are copied: existing files that git tracks or does not ignore.
+
+    Args:
+        root: The tree.
+
+    Raises:
+        PackError: Git does not list them.
+    """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        done = subprocess.run(command, cwd=root, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise PackError(f"git does not list the files of {ROOT}, which are what travels: {error}") from error
+        raise PackError(f"git does not list the files of {root}, which are copied: {error}") from error
     names = dict.fromkeys(name for name in done.stdout.decode().split("\0") if name)
-    return [file for name in names if (file := ROOT / name).is_file()]
+    return [file for name in names if (file := root / name).is_file()]
 
 
 def total_bytes(files: list[Path]) -> int:
@@ -137,7 +145,7 @@ def pack(
         (PACK / "models").mkdir(exist_ok=True)
         compress(START, PACK / "models" / f"{START.name}.xz")
         _copy_into_pack(checkpoint, CHECKPOINT)
-        tree = total_bytes([file for file in files_to_copy() if file not in weights_files()])
+        tree = total_bytes([file for file in files_to_copy(ROOT) if file not in weights_files()])
         left = MOST - ROOM - tree - total_bytes([file for file in packed_files() if file not in (TILES, VALIDATION)])
         if tiles or pictures:
             pack_training(sizes, pictures, tiles, left)

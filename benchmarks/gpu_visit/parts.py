@@ -20,7 +20,7 @@ from benchmarks.gpu_visit.sizes import FULL, TINY
 
 FAKE_GPU = ROOT / "tests" / "backends" / "fake_gpu"
 """Stands in for the GPU of `cuda.py` in a rehearsal."""
-_TAIL = 2000
+_OUTPUT_CHARACTERS = 2000
 """Characters of a part's output that are kept if it fails."""
 
 
@@ -45,7 +45,7 @@ FACTS = (
     Part("graphs", 45),
     Part("profile", 30),
     Part("kernels", 60, fake=True),
-    Part("probe", 75),
+    Part("training_step", 75),
 )
 SLOWER = 10
 """How many times longer a part may take in a rehearsal, whose processor is no GPU and may have other work."""
@@ -56,7 +56,15 @@ TRAIN = Part("training", 0)
 def run_all(
     visit: Visit, parts: Sequence[Part], limit: float, environment: Mapping[str, str], *, tiny: bool = False
 ) -> None:
-    """Run parts within a limit in seconds, and record each when it ends; parts without time left are skipped."""
+    """Run parts, and record each when it ends; parts without time left are skipped.
+
+    Args:
+        visit: The document.
+        parts: The most valuable first.
+        limit: Seconds for all of them.
+        environment: Variables for the parts' processes.
+        tiny: Whether this is a rehearsal.
+    """
     begun = time.monotonic()
     for part in parts:
         left = limit - (time.monotonic() - begun)
@@ -73,7 +81,17 @@ def run_all(
 def run_one(
     part: Part, seconds: float, environment: Mapping[str, str], *, tiny: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a part in another process. Returns (name, status, seconds and error, its record)."""
+    """Run a part in another process.
+
+    Args:
+        part: The part.
+        seconds: After which it is ended.
+        environment: Variables for its process.
+        tiny: Whether this is a rehearsal.
+
+    Returns:
+        Its name, status, seconds and error; and what it has recorded.
+    """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-visit-") as folder:
         fragment, output = Path(folder, "fragment.json"), Path(folder, "output")
@@ -97,7 +115,7 @@ def run_one(
             finally:
                 _end_processes(process)
         found = json.loads(fragment.read_text(encoding="utf-8")) if fragment.exists() else {}
-        messages = output.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+        messages = output.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_CHARACTERS:]
     about: dict[str, Any] = {"name": part.name, "status": status, "seconds": round(time.monotonic() - begun, 1)}
     if why := found.pop("skipped", None):
         return about | {"status": "skipped", "error": why}, found

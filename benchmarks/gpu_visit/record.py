@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from vsfdatrd.system.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = 1
@@ -21,7 +21,7 @@ FIELDS: dict[str, type] = {
     "graphs": list,
     "profile": list,
     "kernels": list,
-    "probe": dict,
+    "training_steps": list,
     "training": dict,
 }
 """What parts may add, and as what."""
@@ -31,26 +31,9 @@ class Skipped(Exception):
     """Raised by a part that cannot run on this machine; the message is the reason."""
 
 
-def current_commit() -> str | None:
-    """Return the measured commit; None without git, as on the visited machine (see `pack.COMMIT`)."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
 def write(file: Path, document: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole: readers find the old content or the new, also after a crash."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as opened:
-        json.dump(to_json_value(document), opened, indent=1, ensure_ascii=False)
-        opened.write("\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    write_atomic(file, json.dumps(to_json_value(document), indent=1, ensure_ascii=False) + "\n")
 
 
 def to_json_value(value: Any) -> Any:

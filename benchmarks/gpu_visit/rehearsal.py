@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_visit.pack import files_to_copy
 from benchmarks.gpu_visit.parts import FACTS, TRAIN
 from benchmarks.gpu_visit.record import ROOT, find_problems
 from benchmarks.gpu_visit.report import DOCS, publish
@@ -37,7 +38,15 @@ class RehearsalError(Exception):
 
 
 def expect(holds: object, sentence: str) -> None:
-    """Raises RehearsalError with the sentence if something does not hold."""
+    """Check a condition.
+
+    Args:
+        holds: The condition.
+        sentence: What is wrong if it does not hold.
+
+    Raises:
+        RehearsalError: It does not hold.
+    """
     if not holds:
         raise RehearsalError(sentence)
 
@@ -93,18 +102,15 @@ def _rehearse(folder: Path) -> None:
 
 
 def log_step(what: str) -> None:
-    """Print what begins."""
+    """Print which step begins."""
     print(f"-- {what}", flush=True)
 
 
 def copy_tree(home: Path) -> None:
     """Copy the files that would be taken to the visited machine into a new git repository; weights are linked."""
-    names = _list_files(ROOT)
     home.mkdir()
-    for name in names:
-        source, target = ROOT / name, home / name
-        if not source.is_file():
-            continue
+    for source in files_to_copy(ROOT):
+        target = home / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".safetensors":
             try:
@@ -116,19 +122,13 @@ def copy_tree(home: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
 
 
-def _list_files(root: Path) -> list[str]:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=root, capture_output=True, check=True)
-    return [name for name in done.stdout.decode().split("\0") if name]
-
-
 def copy_packed_files(home: Path, there: Path) -> None:
     """Copy exactly the files that are taken to the visited machine."""
     there.mkdir()
-    for name in _list_files(home):
-        if (home / name).is_file():
-            (there / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(home / name, there / name)
+    for source in files_to_copy(home):
+        target = there / source.relative_to(home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
     shutil.copytree(home / ".gpu_visit", there / ".gpu_visit")
 
 
@@ -158,7 +158,20 @@ def _environment(away: bool) -> dict[str, str]:
 
 
 def call_visit(tree: Path, *arguments: str, limit: float, away: bool = False) -> str:
-    """A call of this program in a tree. -> what it printed. away: on the visited machine, which lacks packages."""
+    """Call this program in a tree.
+
+    Args:
+        tree: The tree.
+        arguments: Of the command.
+        limit: Seconds that it may take.
+        away: Whether it runs as on the visited machine, which lacks packages.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        RehearsalError: It failed or took longer.
+    """
     command = [sys.executable, "-m", "benchmarks.gpu_visit", *arguments]
     try:
         done = subprocess.run(

@@ -121,7 +121,10 @@ def format_section(document: Mapping[str, Any], file: str) -> str:
         heads = ("our kernel", "precision", "launches a frame", "error", "ms a launch", "GB/s", "TFLOP/s", "PSNR, dB")
         keys = ("precision", "launches", "error", "ms", "gb_s", "tflop_s", "psnr_db")
         lines += format_table(heads, [(f"`{row['kernel']}`", *(row.get(key) for key in keys)) for row in kernels])
-    for row in document.get("probe", {}).get("steps", []):
+    for row in document.get("training_steps", []):
+        if "error" in row:
+            lines += ["", f"A training step of {row['batch']} crops: {row['error']}.", ""]
+            continue
         phases = ", ".join(f"{name} {ms} ms" for name, ms in row.get("phase_ms", {}).items())
         lines += ["", f"A training step of {row['batch']} crops: {row.get('step_ms')} ms ({phases}).", ""]
     if training := document.get("training"):
@@ -158,7 +161,7 @@ def draw_plot(document: Mapping[str, Any], file: Path) -> None:
     right.set_ylabel("% of the engine's own rate")
     right.set_xticks(sorted({row["slots"] for row in document.get("slots", [])}) or [1])
     if document.get("slots"):
-        right.legend(frameon=False)
+        right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{document.get('machine', {}).get('gpu')}, medium at 720×540 (PyTorch)", fontsize=11)

@@ -28,9 +28,9 @@ class Sizes:
     slots: tuple[int, ...] = (1, 2, 3, 4)
     """Frames in flight."""
     batches: tuple[int, ...] = (32, 64)
-    """Crops in a training step that is probed."""
+    """Crops in a training step that is profiled."""
     steps: int = 20
-    """Training steps that are probed."""
+    """Training steps that are profiled."""
 
 
 FULL = Sizes()

@@ -1,4 +1,4 @@
-"""Frames through `cuda.py`'s double buffering with PyTorch's network in the middle: which share of its rate is left.
+"""Measure which share of its rate PyTorch's network keeps with `cuda.py`'s double buffering around it.
 
 The host does what the product's does: frames are clamped into shared, pinned memory, submitted, waited for, and clamped
 out of it again, on several threads.
@@ -119,7 +119,7 @@ class Pipeline:
         hold = self._held.enter_context
         sizes = [4 * int(np.prod(shape)) for shape in (net.input_shape, net.output_shape)]
         memory = mmap.mmap(-1, slots * sum(sizes))
-        hold(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
+        hold(cuda.PinnedMemory(cuda.host_address(memory), len(memory)))
         upload, compute, download = (hold(cuda.Stream()) for _ in range(3))
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
         places: list[Slot] = []
@@ -165,7 +165,16 @@ class Pipeline:
 
 
 def measure_pipeline(engine: Pipeline, frames: int, threads: int = THREADS) -> tuple[float, dict[str, float]]:
-    """(frames a second, milliseconds of the host by what it does), for frames asked for by several threads at once."""
+    """Measure an engine with frames that several threads ask for at once.
+
+    Args:
+        engine: The engine.
+        frames: Number of frames.
+        threads: Number of threads.
+
+    Returns:
+        Frames per second, and the milliseconds of the host per frame by what it does.
+    """
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(engine.slots):
         free.put(slot)
@@ -238,7 +247,7 @@ def _last_output(engine: Pipeline) -> torch.Tensor:
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
-    """Every number of slots, with the shipped and the whole weights; the pictures are compared with one slot's."""
+    """Measure every number of slots with the shipped weights and with those without zero branches."""
     cuda.require_driver()
     cuda.set_device(0)
     rows: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ HEADLINE: Size = (720, 540)
 SMALL: Size = (240, 240)
 SIZES: tuple[Size, ...] = ((720, 480), (720, 576), (640, 480))
 SWEEP: tuple[Size, ...] = ((160, 120), (320, 240), (480, 360), (640, 480), (720, 540), (960, 720), (1440, 1080))
-LONG = (
+SLOW = (
     "torch.compile",
     "vapoursynth-mlrt-ov, fp32",
     "vapoursynth-mlrt-ov, our graph",
@@ -24,7 +24,9 @@ LONG = (
     "waifu2x",
     "Real-CUGAN",
 )
-"""Methods for which two minutes are too short."""
+"""Peers that ``quick`` leaves out, since two minutes are too short for them."""
+GROUPS = ("headline", "models", "engines", "streams", "sizes", "sweep", "held")
+"""Names of all groups."""
 MODELS = ("small", "medium", "large")
 """The same architecture in three sizes."""
 
@@ -90,16 +92,22 @@ def groups(
     rounds: int | None = None,
     clip: str | None = None,
 ) -> Iterator[Group]:
-    """The groups of a run.
+    """Yield the groups of a run.
 
-    gpu: whether there is one; without, ``quick`` takes a smaller frame, and streams are compared on one.
-    backends: the usable ones and their precisions, both the best first. peers: names of `peers.PEERS`.
-    size: of the headline. clip: a video file, to see what `reuse` gains on it.
+    Args:
+        extent: How much is measured.
+        gpu: Whether there is one; without, ``quick`` takes a smaller frame, and streams are compared on one.
+        backends: The usable ones and their precisions, both the best first.
+        peers: Names of `peers.PEERS`.
+        model: A name from the catalog, or a weights file.
+        size: Width and height of the headline's frames; None for the usual one.
+        rounds: Turns of every contestant that count; None for the usual number.
+        clip: A video file, to see what `reuse` gains on it.
     """
     small = size or (HEADLINE if gpu else SMALL)
     head = size or (small if extent == "quick" else HEADLINE)
     ours = Case(OURS, model, head)
-    left_out = LONG if extent == "quick" else ()
+    left_out = SLOW if extent == "quick" else ()
     others = tuple(replace(ours, contestant=name) for name in peers if name not in left_out)
     parts: tuple[Measure, ...] = ("engine",) if extent == "quick" else ("engine", "encode")
     alone = tuple(replace(ours, measure=part) for part in parts)

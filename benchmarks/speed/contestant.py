@@ -8,10 +8,6 @@ import vapoursynth as vs
 from benchmarks.speed.material import Frame
 
 
-class Missing(Exception):
-    """A contestant cannot take part; the message has the reason and what to install."""
-
-
 class Contestant(ABC):
     """Opened once, then asked for frames repeatedly."""
 
@@ -54,7 +50,7 @@ class Loop(Contestant):
 
     @abstractmethod
     def upscale(self, frame: Frame) -> Frame:
-        """(3, H, W) in [0, 1] -> (3, H·scale, W·scale)."""
+        """Upscale a frame (3, H, W) of 0 to 1 to (3, H·scale, W·scale)."""
 
     def __init__(self, frames: list[Frame]) -> None:
         self._frames = frames

@@ -3,12 +3,14 @@
 python -m benchmarks.speed.exports plain|ours WEIGHTS 720x540 FILE.onnx
 """
 
+import importlib.util
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.errors import Missing
 from benchmarks.speed.cases import Size
 
 type Kind = Literal["plain", "ours"]
@@ -16,12 +18,30 @@ type Kind = Literal["plain", "ours"]
 
 
 def exported(kind: Kind, weights: Path, size: Size, folder: Path) -> Path:
-    """Return the file for frames of one size; write it if it does not exist."""
+    """Write an ONNX file, if it does not exist.
+
+    Args:
+        kind: Who exports.
+        weights: Path of the weights file.
+        size: Width and height of the frames.
+        folder: Of the ONNX file.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        Missing: PyTorch, which exports, is not installed.
+        RuntimeError: The network cannot be exported.
+    """
+    if kind == "plain" and importlib.util.find_spec("torch") is None:
+        raise Missing("its file is PyTorch's export: pip install vsfdatrd[torch]")
     width, height = size
     file = folder / f"{weights.stem}_{width}x{height}_{kind}.onnx"
     if not file.exists():
         command = [sys.executable, "-m", __spec__.name, kind, str(weights), f"{width}x{height}", str(file)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{weights.name} cannot be exported: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return file
 
 

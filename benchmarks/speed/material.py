@@ -8,6 +8,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 
 from benchmarks.cartoon import draw_frame
+from benchmarks.errors import Missing
 
 type Frame = NDArray[np.float32]
 
@@ -51,9 +52,22 @@ def endless(width: int, height: int) -> vs.VideoNode:
 
 
 def real_clip(file: str, width: int, height: int) -> vs.VideoNode:
-    """The first frames of a video file as an RGBS clip of another size. Raises FileNotFoundError."""
+    """A video file as an RGBS clip of another size, repeated endlessly: a turn may be longer than the file.
+
+    Args:
+        file: Path of the video file.
+        width: Width of the clip in pixels.
+        height: Height of the clip in pixels.
+
+    Raises:
+        Missing: The file does not exist or is no video.
+    """
     if not Path(file).is_file():
-        raise FileNotFoundError(f"{file} is not there; give a video file")
-    source = vs.core.bs.VideoSource(str(Path(file).resolve()), showprogress=False)
+        raise Missing(f"{file} is not a file; give a video file")
+    try:
+        source = vs.core.bs.VideoSource(str(Path(file).resolve()), showprogress=False)
+    except vs.Error as error:
+        raise Missing(f"{file} cannot be read as a video: {error}") from error
     source = source.std.SetFieldBased(0)
-    return source.resize.Spline36(width, height, format=vs.RGBS, matrix_in=6)
+    clip = source.resize.Spline36(width, height, format=vs.RGBS, matrix_in=6)
+    return clip.std.Loop(times=-(-LENGTH // clip.num_frames))

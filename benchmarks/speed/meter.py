@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ QUERY = ("memory.used", "utilization.gpu", "clocks.sm", "power.draw", "temperatu
 """Fields of nvidia-smi: MiB, %, MHz, W, °C."""
 INTERVAL = 0.1
 """Seconds between two readings of the GPU."""
+PATIENCE = 2.0
+"""Seconds after which `GpuMeter.memory_now` no longer waits for a new reading."""
 
 
 def family(pid: int) -> Iterator[psutil.Process]:
@@ -37,12 +40,15 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory(pid: int) -> int:
     """Sum of the peak memory of a process and its children, in bytes."""
-    total = 0
-    for process in family(pid):
-        with contextlib.suppress(psutil.Error, OSError, StopIteration):
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-            total += next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
-    return total
+    return sum(peak_of_process(process.pid) for process in family(pid))
+
+
+def peak_of_process(pid: int) -> int:
+    """Peak memory of one process in bytes; 0 where the system does not tell it (only Linux does)."""
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,14 @@ class GpuMeter:
                 continue
             self.readings.append(Reading(memory, busy / 100, clock, power, temperature))
 
+    def memory_now(self) -> float:
+        """MiB in use at this moment, after the memory of ended processes has been given back; 0 without a GPU."""
+        before = len(self.readings)
+        deadline = time.monotonic() + PATIENCE
+        while self._process and len(self.readings) < before + 2 and time.monotonic() < deadline:
+            time.sleep(INTERVAL / 2)
+        return self.readings[-1].memory if self.readings else 0
+
     def mark(self) -> int:
         """The current position, for `since`."""
         return len(self.readings)
@@ -110,7 +124,6 @@ class GpuMeter:
         if not result:
             return {}
         return {
-            "memory_mib": max(r.memory for r in result),
             "busy": mean(r.busy for r in result),
             "clock_mhz": median(r.clock for r in result),
             "power_w": mean(r.power for r in result),

@@ -19,7 +19,13 @@ from benchmarks.speed.material import Frame, drawings, endless, real_clip
 
 
 def open_ours(case: Case, weights: Path, cache: Path) -> Contestant:
-    """The contestant for a case. cache: the directory of built engines."""
+    """Open the contestant of a case.
+
+    Args:
+        case: The case.
+        weights: Path of the weights file.
+        cache: Folder of built engines.
+    """
     match case.measure:
         case "engine":
             return Alone(case, weights, cache)
@@ -96,7 +102,7 @@ def note(n, f):
     times.write(f"{{time.perf_counter()}}\\n")
     return f
 
-source = vs.core.bs.VideoSource({source!r}, showprogress=False)
+source = vs.core.bs.VideoSource({source!r}, cachemode=0, showprogress=False)
 source = source.std.Loop(times=1 << 16)[:{count}]
 clip = vs.core.fdatrd.upscale(
     source, model={model!r}, backend={backend!r}, precision={precision!r}, streams={streams!r}, cache={cache!r},
@@ -111,9 +117,9 @@ class Encode(Contestant):
     """A clip in DVD format through vspipe into ffmpeg. The rate excludes the start-up until the first frame."""
 
     def __init__(self, case: Case, weights: Path, cache: Path) -> None:
-        from vsfdatrd.system.programs import ffmpeg, vspipe
+        from vsfdatrd.system.programs import ffmpeg, run, vspipe
 
-        self._ffmpeg, self._vspipe = ffmpeg(), vspipe()
+        self._ffmpeg, self._vspipe = ffmpeg("libx264"), vspipe()
         self._folder = tempfile.TemporaryDirectory()
         self._case, self._weights, self._cache = case, weights, cache
         self._source = Path(self._folder.name, "source.mkv")
@@ -121,28 +127,10 @@ class Encode(Contestant):
         raw = b"".join(
             np.round(frame.transpose(1, 2, 0) * 255).astype(np.uint8).tobytes() for frame in drawings(width, height)
         )
-        encoder = [
-            self._ffmpeg,
-            "-v",
-            "error",
-            "-y",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            f"{width}x{height}",
-            "-r",
-            "24000/1001",
-            "-i",
-            "-",
-            "-vf",
-            "scale=out_color_matrix=smpte170m:out_range=tv,format=yuv420p",
-            "-c:v",
-            "ffv1",
-            str(self._source),
-        ]
-        subprocess.run(encoder, input=raw, check=True, capture_output=True)
+        encoder = [self._ffmpeg, "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+        encoder += ["-r", "24000/1001", "-i", "-"]
+        encoder += ["-vf", "scale=out_color_matrix=smpte170m:out_range=tv,format=yuv420p", "-c:v", "ffv1"]
+        run([*encoder, str(self._source)], raw)
         self.depth = case.streams or 2
         self.seconds: float | None = None
 
@@ -165,21 +153,8 @@ class Encode(Contestant):
             ).replace("streams=None, ", "")
         )
         piped = subprocess.Popen([self._vspipe, "-c", "y4m", str(script), "-"], stdout=subprocess.PIPE)
-        encoder = [
-            self._ffmpeg,
-            "-v",
-            "error",
-            "-y",
-            "-i",
-            "-",
-            "-c:v",
-            "libx264",
-            "-preset",
-            "ultrafast",
-            "-f",
-            "null",
-            "-",
-        ]
+        encoder = [self._ffmpeg, "-v", "error", "-y", "-i", "-", "-c:v", "libx264", "-preset", "ultrafast"]
+        encoder += ["-f", "null", "-"]
         done = subprocess.run(encoder, stdin=piped.stdout, check=False, capture_output=True)
         ended = time.perf_counter()
         if piped.wait() or done.returncode:

@@ -6,6 +6,7 @@ with their defaults.
 """
 
 import importlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,14 +17,15 @@ from typing import Any
 import numpy as np
 import vapoursynth as vs
 
-from benchmarks.quality_methods import Missing as MethodMissing
-from benchmarks.quality_methods import real_cugan
+from benchmarks.errors import Missing
+from benchmarks.quality_methods import nnedi3_clip, real_cugan
 from benchmarks.speed.cases import Case
-from benchmarks.speed.contestant import Contestant, Filter, Loop, Missing
+from benchmarks.speed.contestant import Contestant, Filter, Loop
 from benchmarks.speed.exports import Kind, exported
 from benchmarks.speed.material import Frame, drawings, endless
 from vsfdatrd import load_model
 from vsfdatrd.backends.gpu.devices import list_gpus
+from vsfdatrd.errors import first_line
 from vsfdatrd.graph.target import GraphTarget
 from vsfdatrd.workers.client import Worker
 
@@ -49,6 +51,13 @@ def _plugin(name: str, package: str) -> Any:
     return result
 
 
+def _mlrt_filter(name: str, case: Case, **settings: Any) -> Filter:
+    try:
+        return Filter(getattr(vs.core, name).Model([endless(*case.size)], **settings))
+    except vs.Error as error:
+        raise Missing(f"does not run this network: {first_line(error)[:160]}") from error
+
+
 def _mlrt(name: str, kind: Kind = "plain", **settings: Any) -> Peer:
     """One of vs-mlrt's plugins that read ONNX files."""
 
@@ -57,11 +66,7 @@ def _mlrt(name: str, kind: Kind = "plain", **settings: Any) -> Peer:
         return exported(kind, weights, case.size, folder)
 
     def open(case: Case, weights: Path, folder: Path) -> Contestant:
-        file = prepare(case, weights, folder)
-        try:
-            return Filter(getattr(vs.core, name).Model([endless(*case.size)], network_path=str(file), **settings))
-        except vs.Error as error:
-            raise Missing(f"does not run this network: {_short(error)}") from error
+        return _mlrt_filter(name, case, network_path=str(prepare(case, weights, folder)), **settings)
 
     return Peer(open, same_network=True, prepare=prepare)
 
@@ -96,11 +101,7 @@ def _mlrt_tensorrt(name: str, module: str) -> Peer:
             )
         finally:
             worker.close()
-        try:
-            clip = getattr(vs.core, name).Model([endless(*case.size)], engine_path=os.path.join(built, "engine.trt"))
-            return Filter(clip)
-        except vs.Error as error:
-            raise Missing(f"does not run this network: {_short(error)}") from error
+        return _mlrt_filter(name, case, engine_path=os.path.join(built, "engine.trt"))
 
     return Peer(open, same_network=True, prepare=prepare)
 
@@ -131,7 +132,7 @@ class _Network(Loop):
         self._network = torch.compile(network) if compiled else network
 
     def upscale(self, frame: Frame) -> Frame:
-        """(3, H, W) -> (3, H·scale, W·scale)."""
+        """See `Loop.upscale`."""
         import torch
 
         x = torch.from_numpy(frame)[None]
@@ -142,6 +143,8 @@ class _Network(Loop):
 
 def _pytorch(compiled: bool) -> Peer:
     def open(case: Case, weights: Path, folder: Path) -> Contestant:
+        if importlib.util.find_spec("torch") is None:
+            raise Missing("not installed: pip install vsfdatrd[torch]")
         return _Network(load_model(weights), case, compiled=compiled)
 
     return Peer(open, same_network=True)
@@ -157,14 +160,10 @@ def _spandrel(case: Case, weights: Path, folder: Path) -> Contestant:
 
 
 def _nnedi3(case: Case, weights: Path, folder: Path) -> Contestant:
-    plugin = _plugin("znedi3", "vapoursynth-znedi3")
-    clip = endless(*case.size)
-    for _ in range(2):
-        clip = plugin.nnedi3(clip, field=1, dh=True, nsize=4, nns=4, qual=2).std.Transpose()
-    return Filter(clip.resize.Spline36(src_left=-0.5, src_top=-0.5))
+    return Filter(nnedi3_clip(endless(*case.size)))
 
 
-class _Pictures(Loop):
+class _PictureMethod(Loop):
     """A method on 8-bit pictures (H, W, 3)."""
 
     def __init__(self, method: Callable[[Any], Any], case: Case) -> None:
@@ -172,16 +171,13 @@ class _Pictures(Loop):
         self._method = method
 
     def upscale(self, frame: Frame) -> Frame:
-        """(3, H, W) -> (3, H·2, W·2)."""
+        """See `Loop.upscale`; the scale is 2."""
         picture = np.ascontiguousarray(np.round(frame.transpose(1, 2, 0) * 255).astype(np.uint8))
         return np.asarray(next(iter(self._method([picture]))), np.float32).transpose(2, 0, 1)
 
 
 def _real_cugan(case: Case, weights: Path, folder: Path) -> Contestant:
-    try:
-        return _Pictures(real_cugan(), case)
-    except MethodMissing as error:
-        raise Missing(str(error)) from error
+    return _PictureMethod(real_cugan(), case)
 
 
 def _waifu2x(case: Case, weights: Path, folder: Path) -> Contestant:
@@ -194,12 +190,7 @@ def _waifu2x(case: Case, weights: Path, folder: Path) -> Contestant:
     def method(pictures: Any) -> Any:
         return [np.asarray(engine.process_cv2(picture), np.float32) / 255 for picture in pictures]
 
-    return _Pictures(method, case)
-
-
-def _short(error: BaseException) -> str:
-    """An error's first line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return _PictureMethod(method, case)
 
 
 PEERS: dict[str, Peer] = {

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.cases import OURS
-from benchmarks.speed.table import rate
+from benchmarks.speed.table import rate, row_names
 
 BLUE, GRAY = "#2a6fb0", "#9a9a9a"
 
 
 def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
-    """Write a PNG. results: as saved by `python -m benchmarks`, one or several. Raises ValueError if nothing ran."""
+    """Write a PNG.
+
+    Args:
+        results: As saved by `python -m benchmarks`, one or several.
+        file: The picture.
+
+    Raises:
+        ValueError: The results have nothing that is drawn.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -54,22 +62,22 @@ def _rows(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _bars(axes: Any, bars: Sequence[tuple[str, dict[str, Any]]], *, several: bool) -> None:
     """Median rates, the range of rounds as a line on each bar."""
     ordered = sorted(bars, key=lambda bar: bar[1]["fps"]["median"])
-    names = [f"{machine}: {row['label']}" if several else row["label"] for machine, row in ordered]
+    labels = row_names([row for _, row in ordered])
+    names = [f"{machine}: {label}" if several else label for (machine, _), label in zip(ordered, labels, strict=True)]
     rates = [row["fps"]["median"] for _, row in ordered]
     spread = [
         [row["fps"]["median"] - row["fps"]["min"] for _, row in ordered],
         [row["fps"]["max"] - row["fps"]["median"] for _, row in ordered],
     ]
     colors = [BLUE if row["contestant"] == OURS else GRAY for _, row in ordered]
-    axes.barh(names, rates, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "capsize": 3})
+    places = range(len(names))  # not the names: equal ones, of two results from one machine, would share a bar
+    axes.barh(places, rates, tick_label=names, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "capsize": 3})
     for index, value in enumerate(rates):
         axes.annotate(rate(value), (value, index), (6, 9), textcoords="offset points", va="center", fontsize=9)
     axes.set_xlim(0, max(max(rates) * 1.15, *(row["fps"]["max"] * 1.03 for _, row in ordered)))
-    (_, row), *_ = ordered
-    model = Path(row["model"]).stem
-    axes.set_title(
-        f"{model}, {row['size'][0]}×{row['size'][1]} to twice the size" + ("" if several else f"\n{bars[0][0]}")
-    )
+    cases = {f"{Path(row['model']).stem}, {row['size'][0]}×{row['size'][1]}" for _, row in ordered}
+    title = cases.pop() if len(cases) == 1 else "models and sizes as named"
+    axes.set_title(title if several else f"{title}\n{bars[0][0]}")
     axes.set_xlabel("frames per second")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -86,5 +94,5 @@ def _curve(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_title("from 120 to 1080 lines")
     axes.set_xlabel("million pixels in")
     axes.set_ylabel("seconds per frame")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")  # the line rises; "best" is slow and warns of it
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,18 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.errors import Missing
 from benchmarks.speed.cases import OURS, Case
-from benchmarks.speed.contestant import Contestant, Missing
+from benchmarks.speed.contestant import Contestant
 from benchmarks.speed.material import endless
 
 
-class _Side:
+class _Server:
     """Handles the requests inside the contestant's process."""
 
     contestant: Contestant
 
     def open(self, case: dict[str, Any], weights: str, folder: str, cache: str) -> dict[str, Any]:
-        """Open the contestant and upscale one frame; return the seconds for both and the number of frames in flight."""
+        """Open the contestant and upscale one frame.
+
+        Returns:
+            The seconds for both as ``ready``, and the number of frames in flight as ``depth``.
+        """
         asked = Case.from_dict(case)
         endless(*asked.size)  # drawn before the timing starts
         if asked.contestant == OURS:
@@ -41,8 +46,8 @@ class _Side:
             peer.prepare(asked, Path(weights), Path(folder))
             start = time.perf_counter()
             self.contestant = peer.open(asked, Path(weights), Path(folder))
-        first = self.run(0, 1)
-        return {"ready": time.perf_counter() - start, "first": first, "depth": self.contestant.depth}
+        self.run(0, 1)
+        return {"ready": time.perf_counter() - start, "depth": self.contestant.depth}
 
     def run(self, first: int, count: int) -> float:
         """Upscale some frames; return the seconds."""
@@ -63,11 +68,11 @@ def main() -> None:
     """Answer until the pipe closes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
-    side = _Side()
+    server = _Server()
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"result": getattr(side, request.pop("do"))(**request)}
+            answer = {"result": getattr(server, request.pop("do"))(**request)}
         except Missing as reason:
             answer = {"missing": str(reason)}
         except Exception as error:  # reported as a row of the table

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.errors import Missing
 from benchmarks.speed.cases import OURS, Case, Group
-from benchmarks.speed.contestant import Missing
 from benchmarks.speed.material import drawings
 from benchmarks.speed.meter import GpuMeter, cpu_seconds, family, peak_memory
 from benchmarks.speed.peers import PEERS
 from benchmarks.weights import weights_file
 
-ROOM = 1.2
+MEMORY_MARGIN = 1.2
 """Free memory required for another contestant, as a multiple of the largest usage so far."""
 GARBAGE_DB = 12.0
 """A PSNR below this against the source, enlarged without a network, means that the output is garbage."""
@@ -58,12 +58,12 @@ class Remote:
         environment = {name: value for name, value in os.environ.items() if name != "FDATRD_CACHE"}
         if path:
             environment["PYTHONPATH"] = str(path)
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process; a pipe could fill up
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process; a pipe could fill up
         self._process = subprocess.Popen(
             [str(python or sys.executable), "-m", "benchmarks.speed.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._words,
+            stderr=self._stderr,
             text=True,
             env=environment,
             cwd=path,
@@ -75,17 +75,26 @@ class Remote:
         return self._process.pid
 
     def ask(self, do: str, **request: Any) -> Any:
-        """Send a request and wait for its answer. Raises Missing, or RuntimeError."""
+        """Send a request and wait for its answer.
+
+        Args:
+            do: Name of a request of `benchmarks.speed.process`.
+            request: Its arguments.
+
+        Raises:
+            Missing: The contestant cannot run here.
+            RuntimeError: It failed, or its process has ended.
+        """
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the process was started without pipes")
         try:
             self._process.stdin.write(json.dumps(request | {"do": do}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except BrokenPipeError:
+        except OSError:  # the pipe is closed
             line = ""
         if not line:
-            raise RuntimeError(f"its process ended with code {self._process.wait()}: {self._last_words()}")
+            raise RuntimeError(f"its process ended with code {self._process.wait()}: {self._last_line()}")
         answer = json.loads(line)
         if "missing" in answer:
             raise Missing(answer["missing"])
@@ -99,11 +108,11 @@ class Remote:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.communicate()
-        self._words.close()
+        self._stderr.close()
 
-    def _last_words(self) -> str:
-        self._words.seek(0)
-        lines = self._words.read().decode(errors="replace").strip().splitlines()
+    def _last_line(self) -> str:
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it does not say why"
 
 
@@ -121,7 +130,15 @@ class Runner:
     gpu: list[dict[str, Any]] = field(default_factory=list)
 
     def turn(self, meter: GpuMeter, *, counts: bool) -> float:
-        """Upscale this turn's frames; return the seconds. counts: False for the warm-up turn, which is not recorded."""
+        """Upscale this turn's frames.
+
+        Args:
+            meter: Reads the GPU.
+            counts: False for the warm-up turn, which is not recorded.
+
+        Returns:
+            The seconds.
+        """
         before, mark = cpu_seconds(self.remote.pid), meter.mark()
         seconds = float(self.remote.ask("run", first=self.position, count=self.frames))
         self.position += self.frames
@@ -138,27 +155,29 @@ class Runner:
             "fps": {"median": median(ordered), "min": ordered[0], "max": ordered[-1], "rounds": self.rates},
             "frames_per_round": self.frames,
         }
-        if self.case.measure != "encode":  # its programs start and end with every round
-            self.row["cpu_seconds_per_frame"] = median(self.cpu)
-            self.row["peak_memory_mib"] = round(peak_memory(self.remote.pid) / 2**20)
+        if self.case.measure == "encode":  # its programs start and end with every round
+            return
+        self.row["cpu_seconds_per_frame"] = median(self.cpu)
+        if peak := peak_memory(self.remote.pid):
+            self.row["peak_memory_mib"] = round(peak / 2**20)
         known = [reading for reading in self.gpu if "busy" in reading]
         if known:
             self.row["gpu"] = {
                 "busy_seconds_per_frame": median(r["busy"] * r["seconds"] / self.frames for r in known),
                 "joules_per_frame": median(r["power_w"] * r["seconds"] / self.frames for r in known),
-                "memory_mib": max(r["memory_mib"] for r in known) - self.row.get("gpu_memory_before_mib", 0),
+                "memory_mib": self.row["gpu_memory_mib"],
                 "clock_mhz": median(r["clock_mhz"] for r in known),
                 "temperature_c": max(r["temperature_c"] for r in known),
             }
 
 
-def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Callable[[int], None]) -> list[Row]:
+def race(group: Group, settings: Settings, describe: Callable[[str], None], tick: Callable[[int], None]) -> list[Row]:
     """Measure a group.
 
     Args:
         group: The cases.
         settings: Duration and environment.
-        said: Called with a description of the current step.
+        describe: Called with a description of the current step.
         tick: Called with the number of steps done since the last call, of `steps(group)`.
 
     Returns:
@@ -169,14 +188,14 @@ def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Ca
     with GpuMeter() as meter:
         try:
             for number, (case, row) in enumerate(zip(group.cases, rows, strict=True)):
-                said(f"{group.title}: {case.label}, opening")
+                describe(f"{group.title}: {case.label}, opening")
                 try:
-                    _make_sure_of_memory(runners)
+                    _require_memory(runners)
                     runners.append(_opened(number, case, row, settings, meter))
                 except (Missing, RuntimeError) as error:
                     _excuse(row, error, settings)
                 tick(1)
-            _take_turns(runners, group, settings, meter, said, tick)
+            _take_turns(runners, group, settings, meter, describe, tick)
             _compare_pictures(runners, settings.folder)
         finally:
             for runner in runners:
@@ -185,9 +204,16 @@ def race(group: Group, settings: Settings, said: Callable[[str], None], tick: Ca
 
 
 def turn_length(depth: int, wanted: float) -> int:
-    """Number of frames in a turn: about `wanted`, but a multiple of `depth` and at least twice `depth`.
+    """Number of frames in a turn.
 
     Frames in flight together end together; a remaining single frame would have the machine to itself.
+
+    Args:
+        depth: Frames in flight.
+        wanted: Frames that take as long as a turn should.
+
+    Returns:
+        About `wanted`, but a multiple of `depth`, and at least twice `depth`.
     """
     return depth * max(2, min(math.ceil(wanted / depth), 4096 // depth))
 
@@ -214,12 +240,12 @@ def _take_turns(
     group: Group,
     settings: Settings,
     meter: GpuMeter,
-    said: Callable[[str], None],
+    describe: Callable[[str], None],
     tick: Callable[[int], None],
 ) -> None:
     for turn in range(group.rounds + 1):  # the first one warms up
         for runner in list(runners):
-            said(f"{group.title}: round {turn} of {group.rounds}, {runner.case.label}")
+            describe(f"{group.title}: round {turn} of {group.rounds}, {runner.case.label}")
             try:
                 seconds = runner.turn(meter, counts=turn > 0)
             except (Missing, RuntimeError) as error:
@@ -234,16 +260,16 @@ def _take_turns(
         runner.finish()
 
 
-def _make_sure_of_memory(runners: Sequence[Runner]) -> None:
+def _require_memory(runners: Sequence[Runner]) -> None:
     """Raise Missing if free memory does not suffice for another contestant as large as the largest one so far."""
     largest = max((peak_memory(runner.remote.pid) for runner in runners), default=0)
     free = psutil.virtual_memory().available
-    if free < ROOM * largest:
+    if free < MEMORY_MARGIN * largest:
         raise Missing(f"{free / 2**30:.1f} GiB of memory are free beside the others, too little; try a smaller --size")
 
 
 def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMeter) -> Runner:
-    """Open a case; its start-up time is stored in its row. Raises Missing or RuntimeError."""
+    """Open a case; its start-up time is stored in its row. Missing and RuntimeError pass."""
     weights, row["trained"] = weights_file(case.model, settings.folder)
     weights = weights.absolute()  # programs that run elsewhere read it too
     # versions must not use each other's engines
@@ -254,9 +280,11 @@ def _opened(number: int, case: Case, row: Row, settings: Settings, meter: GpuMet
             remote.close()
             shutil.copytree(empty, cache, dirs_exist_ok=True)
         row["first_frame_cold_s"] = result["ready"]
-    row["gpu_memory_before_mib"] = meter.readings[-1].memory if meter.readings else 0
+    before = meter.memory_now()
     remote, result = _start(number, case, weights, cache, settings)
     row["first_frame_s"] = result["ready"]
+    # Only this contestant's, as those that are open already have their memory, and the next ones have none yet.
+    row["gpu_memory_mib"] = max(0, meter.memory_now() - before)
     return Runner(case, row, remote, frames=result["depth"])
 
 
@@ -277,14 +305,21 @@ def _compare_pictures(runners: list[Runner], folder: Path) -> None:
     pictures: dict[int, np.ndarray[Any, np.dtype[np.float32]]] = {}
     for index, runner in enumerate(runners):
         file = folder / f"picture_{index}.npy"
-        if runner.remote.ask("picture", file=str(file)):
+        try:
+            available = runner.remote.ask("picture", file=str(file))
+        except (Missing, RuntimeError) as error:  # its rate counts, but nothing tells whether the picture is right
+            runner.row["picture_error"] = str(error).replace(f"{folder}{os.sep}", "")
+            continue
+        if available:
             pictures[index] = np.load(file)
             file.unlink()
     exact = next((i for i in pictures if runners[i].case.contestant == "PyTorch"), None)
     for index, picture in pictures.items():
         case, row = runners[index].case, runners[index].row
         if not case.clip and row.get("trained"):
-            source = drawings(*case.size, 1)[0].repeat(2, axis=1).repeat(2, axis=2)
+            source = drawings(*case.size, 1)[0]
+            scale = max(1, picture.shape[1] // source.shape[1])
+            source = source.repeat(scale, axis=1).repeat(scale, axis=2)
             if picture.shape != source.shape or _psnr(picture, source) < GARBAGE_DB:
                 row["error"] = "what it makes is no picture of the source"
                 row.pop("fps", None)

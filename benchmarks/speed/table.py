@@ -11,16 +11,11 @@ COLUMNS = ("", "fps", "min–max", "vsfdatrd is", "CPU s/frame", "memory", "firs
 GPU_COLUMNS = ("GPU s/frame", "VRAM", "J/frame")
 
 
-def tables(groups: Sequence[dict[str, Any]]) -> str:
-    """Every group of a result, one table each."""
-    return "\n\n".join(f"### {group['title']}\n\n{table(group['rows'])}" for group in groups)
-
-
 def table(rows: Sequence[Row]) -> str:
     """Format the rows of a group; a contestant that could not run is a line with the reason."""
     gpu = any("gpu" in row for row in rows)
     columns = [*COLUMNS, *(GPU_COLUMNS if gpu else ())]
-    names = _names(rows)
+    names = row_names(rows)
     base = next((row for row in rows if row["contestant"] == OURS and "fps" in row), None)
     lines = [columns, ["---"] * len(columns)]
     for name, row in zip(names, rows, strict=True):
@@ -32,12 +27,20 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def rate(fps: float) -> str:
-    """Frames per second with three significant digits."""
+    """Frames per second with three decimals, from 10 on with fewer."""
     return f"{fps:.1f}" if fps >= 100 else f"{fps:.2f}" if fps >= 10 else f"{fps:.3f}"
 
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Compare two results: cases that both contain, and the speedup of the second."""
+    """Compare two results.
+
+    Args:
+        old: What `python -m benchmarks` saved, without the machine.
+        new: Likewise.
+
+    Returns:
+        A table of the cases that both contain, with the speedup of the second.
+    """
     before = {_identity(row): row for group in old["groups"] for row in group["rows"] if "fps" in row}
     columns = ["", "first", "second", "ratio"]
     lines = [columns, ["---"] * 4]
@@ -57,8 +60,8 @@ def _identity(row: Row) -> tuple[Any, ...]:
     return (row["label"], row["model"], *row["size"], row["clip"])
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
-    """Names that distinguish the rows: the label, plus model and size if the group has several."""
+def row_names(rows: Sequence[Row]) -> list[str]:
+    """Return names that distinguish rows: the label, plus model and size if the rows have several."""
     several = {key for key in ("model", "size") if len({str(row[key]) for row in rows}) > 1}
     return [
         ", ".join(

@@ -39,6 +39,9 @@ class CropCache:
             pool: Creates the sampler.
             count: Number of crops to draw.
             size: Side of a crop in pixels.
+
+        Raises:
+            ValueError: The file has fewer or smaller crops, as of another recipe.
         """
         if not file.exists():
             source = pool()
@@ -48,7 +51,13 @@ class CropCache:
                 crops[first : first + AT_ONCE] = (some * 255).round().byte().cpu().numpy()
             write(file, lambda opened: np.save(opened, crops))
         # Copy on write: nothing is written, and torch asks for memory that could be.
-        return cls(torch.from_numpy(np.load(file, mmap_mode="c")))
+        crops = np.load(file, mmap_mode="c")
+        if len(crops) < count or crops.shape[-1] < size:
+            raise ValueError(
+                f"{file} has {len(crops)} crops of {crops.shape[-1]} pixels, and the recipe needs {count} of {size}; "
+                "delete it, or choose another file (--bank)"
+            )
+        return cls(torch.from_numpy(crops))
 
     def sample(self, batch: int, size: int) -> Tensor:
         """Draw a batch: (batch, 3, size, size) RGB in [0, 1]."""

@@ -205,9 +205,9 @@ class CropSampler:
         picked = bank[self._pick(len(bank), batch)].float() / 255
         total: Tensor | None = None
         # Where the view is smaller than the tile, four looks per pixel, as far apart as a box of its footprint has it.
-        apart = torch.sqrt((step * step - 1).clamp_min(0)) / 4 / step
+        apart_x, apart_y = (((side * side - 1).clamp_min(0)).sqrt() / 4 / side for side in (step * aspect, step))
         for dy, dx in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            x, y = (xs + dx * apart) * aspect, ys + dy * apart
+            x, y = (xs + dx * apart_x) * aspect, ys + dy * apart_y
             at_x, at_y = mirror * (cos * x - sin * y) + center_x, sin * x + cos * y + center_y
             grid = torch.stack([at_x, at_y], -1) * (2 / tile)  # (B, size, size, 2) in [-1, 1]
             look = F.grid_sample(

@@ -31,19 +31,18 @@ from models.training.lines import (
     quarter,
     ringing,
     soft_band,
+    spline36,
     subsample,
     supersample,
     through,
     twitter,
 )
+from models.training.loss import YCC
 from models.training.mpeg2 import mpeg2
 from models.training.strengths import Strengths, to_maps
 
 SUBCARRIER = 3.579545 / SAMPLING
 """Frequency of the NTSC color carrier in cycles per luma sample."""
-
-_TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-"""R'G'B' to Y'CbCr of ITU-R BT.601; chroma from -0.5 to 0.5."""
 
 _COMPOSITE = (0.872, 1.230)
 """U and V on a composite line, as factors of Cb and Cr (SMPTE 170M)."""
@@ -52,12 +51,22 @@ _COMPOSITE = (0.872, 1.230)
 @cache
 def _matrices(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the matrices to Y'CbCr and back. They are cached, or every batch would wait for them."""
-    return _TO_YCC.to(device), torch.linalg.inv(_TO_YCC).to(device)
+    to_ycc = torch.tensor(YCC)
+    return to_ycc.to(device), torch.linalg.inv(to_ycc).to(device)
 
 
 @torch.no_grad()
 def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
-    """Degrade a batch: (B, 3, 2H, 2W) -> (B, 3, H, W), H and W multiples of 4; see the docstring of the module."""
+    """Degrade a batch; see the docstring of the module.
+
+    Args:
+        hr: (B, 3, 2H, 2W) RGB in [0, 1]; H and W are multiples of 4.
+        strengths: The degradation of each sample.
+        generator: Source of random numbers, on the device of `hr`.
+
+    Returns:
+        (B, 3, H, W) RGB in [0, 1], in steps of 1/255.
+    """
     b, _, h2, w2 = hr.shape
     h, w = h2 // 2, w2 // 2
     s = strengths.steps
@@ -87,10 +96,11 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
     to_half = (subsample(h, 2, 1.0, hr.device), subsample(w, 2, 0.5, hr.device))
     half = mpeg2(through(now[:, 1:], *to_half), through(before[:, 1:], *to_half), s, 224, offset // 2)
     luma = mpeg2(now[:, :1], before[:, :1], s, 219, offset % 8)
-    middle = torch.ones_like(s["siting"])
-    sampled = through(half, supersample(h, 2, middle), supersample(w, 2, 0.5 * middle + s["siting"]))
+    middle, left = torch.ones_like(s["siting"]), 0.5 + s["siting"]
+    sampled = through(half, supersample(h, 2, middle, spline36), supersample(w, 2, left, spline36))
     chroma = torch.lerp(now[:, 1:], sampled, to_maps(s["half"]))
 
+    odd = torch.where(s["combing"] > 0, 0, odd)  # odd lines alone are displaced, and would move the entire picture
     field = torch.where(to_maps(s["one_field"])[:, 0] > 0, one_field(h, odd), torch.eye(h, device=hr.device))
     lr = _colored(field[:, None] @ torch.cat([luma, chroma], 1), to_rgb)
     lr = torch.where(to_maps(strengths.clean), F.avg_pool2d(hr, 2), lr)
@@ -98,9 +108,16 @@ def degrade(hr: Tensor, strengths: Strengths, generator: Generator) -> Tensor:
 
 
 def add_noise(lr: Tensor, clean: Tensor, most: float, generator: Generator) -> Tensor:
-    """Add white noise of up to `most` 8-bit steps (σ) to half of the clean samples. (B, 3, H, W), (B,) -> as lr.
+    """Add white noise to half of the clean samples, or the network would learn that sharp pictures have no noise.
 
-    Otherwise the network would learn that sharp pictures have no noise.
+    Args:
+        lr: (B, 3, H, W) RGB in [0, 1].
+        clean: (B,) bool: the clean samples.
+        most: Largest standard deviation of the noise, in 8-bit steps.
+        generator: Source of random numbers.
+
+    Returns:
+        (B, 3, H, W) RGB in [0, 1], in steps of 1/255.
     """
     often, place = torch.rand(2, len(clean), generator=generator, device=lr.device)
     sigma = to_maps(clean & (often < 0.5)) * to_maps(place) * most / 255

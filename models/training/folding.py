@@ -104,7 +104,11 @@ def _at_work(network: FdatRd) -> int:
 
 @torch.no_grad()
 def unfold(network: FdatRd) -> PixelNetwork:
-    """Reverse `fold`. Raises ValueError if the network was trained since then, or did not come from `fold`."""
+    """Reverse `fold`.
+
+    Raises:
+        ValueError: The network was trained since then, or did not come from `fold`.
+    """
     unfolded, places = PixelNetwork(network.config, _at_work(network)), FdatRd(network.config)
     counts = [parameter.numel() for parameter in unfolded.parameters()]
     # Folding only copies: sent through it, running numbers tell where every weight went. 0 is none of them.

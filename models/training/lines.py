@@ -4,11 +4,15 @@ Rows sum to one, so flat areas stay flat; samples outside the border are omitted
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from models.training.strengths import Strengths
+
+type Kernel = Callable[[Tensor], Tensor]
+"""Weights of samples by their distance, in samples."""
 
 SAMPLING = 13.5
 """Luma samples per microsecond (ITU-R BT.601)."""
@@ -39,7 +43,8 @@ def _normalized(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _triangle(d: Tensor) -> Tensor:
+def triangle(d: Tensor) -> Tensor:
+    """Linear interpolation: weights at distances in samples."""
     return (1 - d.abs()).clamp_min(0)
 
 
@@ -48,6 +53,16 @@ def _cubic(d: Tensor) -> Tensor:
     a = d.abs()
     near, far = (1.5 * a - 2.5) * a * a + 1, ((-0.5 * a + 2.5) * a - 4) * a + 2
     return torch.where(a < 1, near, torch.where(a < 2, far, 0))
+
+
+def spline36(d: Tensor) -> Tensor:
+    """The piecewise cubic kernel of six samples that zimg and Avisynth call Spline36."""
+    a = d.abs()
+    b, c = a - 1, a - 2
+    near = ((13 / 11 * a - 453 / 209) * a - 3 / 209) * a + 1
+    middle = ((-6 / 11 * b + 270 / 209) * b - 156 / 209) * b
+    far = ((1 / 11 * c - 45 / 209) * c + 26 / 209) * c
+    return torch.where(a < 1, near, torch.where(a < 2, middle, torch.where(a < 3, far, 0)))
 
 
 def _lanczos(d: Tensor) -> Tensor:
@@ -65,10 +80,10 @@ def film(n: int, strengths: Strengths) -> Tensor:
     """Optics, two exposures and halving in one: (B, n / 2, n)."""
     s, device = strengths.steps, strengths.kernel.device
     d = _distances(n // 2, n, 2, 1, device) / 2
-    halving = _normalized(torch.cat([(d.abs() < 0.5).to(d), _triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
+    halving = _normalized(torch.cat([(d.abs() < 0.5).to(d), triangle(d), _cubic(d), _lanczos(d)]))[strengths.kernel]
     apart = s["weave"].view(-1, 1, 1) / 2
     d = _square(n, device)
-    twice = _normalized(_triangle(d - apart) + _triangle(d + apart))
+    twice = _normalized(triangle(d - apart) + triangle(d + apart))
     return halving @ twice @ gaussian(n, s["optics"])
 
 
@@ -116,7 +131,7 @@ def ringing(n: int, share: Tensor, cycles: float = 0.31, decay: float = 2.2) -> 
 
 def displaced(n: int, by: Tensor) -> Tensor:
     """A shift to the right by (B,) samples with linear interpolation: (B, n, n)."""
-    return _normalized(_triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
+    return _normalized(triangle(_square(n, by.device) + by.view(-1, 1, 1)) + 1e-6)
 
 
 def around_carrier(n: int, cycles: float, sigma: Tensor) -> Tensor:
@@ -151,18 +166,20 @@ def subsample(n: int, factor: int, center: float, device: torch.device) -> Tenso
 
     The first output sample lies `center` input samples from the left edge.
     """
-    return _normalized(_triangle(_distances(n // factor, n, factor, center, device) / factor))
+    return _normalized(triangle(_distances(n // factor, n, factor, center, device) / factor))
 
 
-def supersample(n: int, factor: int, center: Tensor) -> Tensor:
-    """Upsample linearly: (B, n, n / factor), with the first input sample `center` (B,) from the left edge."""
+def supersample(n: int, factor: int, center: Tensor, kernel: Kernel) -> Tensor:
+    """Upsample by an interpolating kernel: (B, n, n / factor), the first input sample `center` (B,) from the left edge.
+
+    4:2:0 is read back with `spline36`, as the filter does (`vsfdatrd.video.color`).
+    """
     device = center.device
     at = (torch.arange(n, device=device) + 0.5 - center.view(-1, 1)) / factor
-    at = at.clamp(0, n // factor - 1)[..., None]
-    return _triangle(torch.arange(n // factor, device=device) - at)
+    return _normalized(kernel(torch.arange(n // factor, device=device) - at[..., None]))
 
 
 def quarter(n: int, share: Tensor) -> Tensor:
     """Reduce to a quarter of the width and enlarge again: (B, n, n)."""
-    there, back = subsample(n, 4, 0.5, share.device), supersample(n, 4, torch.full_like(share, 0.5))
+    there, back = subsample(n, 4, 0.5, share.device), supersample(n, 4, torch.full_like(share, 0.5), triangle)
     return torch.lerp(torch.eye(n, device=share.device)[None], back @ there, share.view(-1, 1, 1))

@@ -34,7 +34,11 @@ def variant_configuration(name: str) -> FdatRdConfig:
 
 
 def configuration(recipe: Recipe) -> FdatRdConfig:
-    """Return the configuration of the network that a recipe trains. Raises ValueError as `variant_configuration`."""
+    """Return the configuration of the network that a recipe trains.
+
+    Raises:
+        ValueError: The recipe's variant does not exist.
+    """
     config = variant_configuration(recipe.variant)
     if not recipe.depth_per_group:
         return config
@@ -155,7 +159,8 @@ def cubic_taps() -> Tensor:
 def interpolate(network: FdatRd) -> None:
     """Set the weights so that the network upscales by cubic interpolation, except for the outermost three pixels.
 
-    Raises ValueError unless the network is 2x with unshuffle 2, the tail transpose+conv and at least 48 channels.
+    Raises:
+        ValueError: The network is not 2x with unshuffle 2, the tail transpose+conv and at least 48 channels.
     """
     config = network.config
     if (config.unshuffle, config.tail_scale, config.upsampler) != (2, 4, "transpose+conv") or config.embed_dim < 48:

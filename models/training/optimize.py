@@ -7,6 +7,8 @@ from torch import nn
 
 from models.training.recipe import Recipe
 
+_WEIGHT_DECAY = 1e-4
+_BETAS = (0.9, 0.99)
 _MUON_NAMES = ("groups.", "after", "spread")
 """Name prefixes of the inner matrices of an unfolded network; the outermost layers use AdamW."""
 
@@ -29,14 +31,12 @@ def create_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Op
             keep.append(parameter)
         else:
             decay.append(parameter)
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-    result: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
-    ]
+    groups = [{"params": decay, "weight_decay": _WEIGHT_DECAY}, {"params": keep, "weight_decay": 0.0}]
+    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=_BETAS, fused=True)]
     if matrices:
         result.append(
             torch.optim.Muon(
-                matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+                matrices, lr=recipe.learning_rate, weight_decay=_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
             )
         )
     return result

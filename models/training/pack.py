@@ -265,9 +265,19 @@ def pack(
 ) -> Packed:
     """Write the tiles.
 
-    count: drawings at most, chosen at random but always the same ones. quality: of pictures; below 100, which is
-    lossless, they are JPEG. budget: MiB that the pack may have at most, 0 for no limit; pages get two thirds of it,
-    and each of them as much as the others.
+    Args:
+        folder: Folder of the pictures and drawings.
+        out: The file to write.
+        count: Maximum number of drawings, chosen at random but always the same ones.
+        letterings: Number of tiles of words to draw.
+        scales: Factors by which pictures are resized.
+        quality: Quality of pictures: 1 to 99 as JPEG, 100 lossless.
+        budget: Maximum size in MiB, 0 for no limit; pages get two thirds of it, and each as much as the others.
+        font_folders: Folders of fonts, besides `folder`.
+        workers: Number of processes.
+
+    Returns:
+        Number of tiles of each kind.
     """
     pages = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
     vectors = list(iter_drawings(folder))

@@ -64,9 +64,8 @@ def show_steps(truth: Tensor, generator: torch.Generator) -> list[tuple[str, Ten
     for name, step in STEPS.items():
         if name in _NOT_ALONE:
             continue
-        weak = min((step.dvd.weak, step.laserdisc.weak), key=lambda v: -v if step.dvd.weak > step.dvd.strong else v)
-        strong = max((step.dvd.strong, step.laserdisc.strong), key=lambda v: -v if step.dvd.weak > v else v)
-        for strength in dict.fromkeys((weak, strong)):
+        strengths = [strength for _, *ends in step for strength in ends]
+        for strength in sorted({min(strengths), max(strengths)}, reverse=step.dvd.weak > step.dvd.strong):
             pictures.append((f"{name} {strength:g}", alone(**(_TOGETHER.get(name, {}) | {name: strength}))))
     return pictures
 

@@ -14,6 +14,9 @@ _SPELLINGS = {
 }
 """Names in recipes and checkpoints of earlier trainings, such as trunk.safetensors."""
 
+_REMOVED = {"edges": 0.0, "crisp": 0.0, "texture": 0.0, "weight_decay": 1e-4, "beta2": 0.99}
+"""Settings in checkpoints of earlier trainings that recipes no longer have, with the only value that is accepted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -67,10 +70,6 @@ class Recipe:
     """Share of the schedule in which ``wsd`` decays to zero; 0 never decays, 1 decays from the first step."""
     ramp: int = 200
     """Steps in which the learning rate rises from 0, at the start and again when all layers begin to learn."""
-    weight_decay: float = 1e-4
-    """Weight decay, on matrices and kernels only."""
-    beta2: float = 0.99
-    """AdamW's beta for squared gradients."""
     clip: float = 0.5
     """Largest norm of the gradient; larger gradients are clipped to it."""
     ema: float = 0.999
@@ -81,18 +80,8 @@ class Recipe:
     """Charbonnier distance of pixels."""
     gradient: float = 0.1
     """Differences of neighboring pixels."""
-    edges: float = 0.0
-    """Charbonnier distance of luma on lines and edges of the truth only, which weights their shape more than the areas
-    between them.
-    """
-    crisp: float = 0.0
-    """Sharpening of the truth's lines before the comparison, 1 for twice its detail: crisper lines, at a cost in PSNR.
-    """
     frequency: float = 0.05
     """Amplitudes of the spectrum."""
-    texture: float = 0.0
-    """Strength of lines and texture by direction, independent of their exact position; sharper, at some cost in PSNR.
-    """
     structure: float = 0.0
     """One minus SSIM of luma at three sizes."""
 
@@ -168,9 +157,13 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Create a recipe from values by name. Raises ValueError for an unknown name or a value of the wrong type."""
+        """Create a recipe from values by name.
+
+        Raises:
+            ValueError: A name is unknown, or a value is of the wrong type or out of range.
+        """
         types: dict[str, type] = {field.name: type(field.default) for field in fields(cls)}
-        values = {_SPELLINGS.get(name, name): value for name, value in values.items()}
+        values = {_SPELLINGS.get(name, name): value for name, value in values.items() if _REMOVED.get(name) != value}
         for name, value in values.items():
             if name not in types:
                 raise ValueError(f"{name!r} is nothing a recipe has: choose from {', '.join(types)}")
@@ -181,7 +174,11 @@ class Recipe:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read the recipe in a TOML file; a bare name such as ``medium.toml`` also means one in this folder."""
+        """Read the recipe in a TOML file; a bare name such as ``medium.toml`` also means one in this folder.
+
+        Raises:
+            ValueError: As `from_mapping` does.
+        """
         beside = Path(__file__).parent / file.name
         with (file if file.exists() or not beside.exists() else beside).open("rb") as opened:
             return cls.from_mapping(tomllib.load(opened))

@@ -32,7 +32,10 @@ def load_state(file: Path) -> dict[str, Any]:
 def save_slim(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write weights as fp16 with numbers and text as one .safetensors file, from which a training can continue.
 
-    The state of the optimizers is omitted. Raises ValueError as `export` does.
+    The state of the optimizers is omitted.
+
+    Raises:
+        ValueError: A weight is not finite in fp16.
     """
     export(file, tensors, json.dumps(state))
 
@@ -46,9 +49,15 @@ def load_slim(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def export(file: Path, tensors: Mapping[str, Tensor], about: str) -> None:
-    """Write the tensors of a network by their own names as .safetensors: weights as fp16, integer buffers unchanged.
+    """Write the tensors of a network as .safetensors: weights as fp16, integer buffers unchanged.
 
-    Raises ValueError if a weight is not finite in fp16.
+    Args:
+        file: The file to write.
+        tensors: Tensors by their names in the network.
+        about: Text for the file's metadata.
+
+    Raises:
+        ValueError: A weight is not finite in fp16.
     """
     half = {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in tensors.items()}
     for name, tensor in half.items():

@@ -126,7 +126,17 @@ class Strengths:
     def only(
         cls, batch: int, steps: Mapping[str, float], kernel: str = "area", device: torch.device | str = "cpu"
     ) -> "Strengths":
-        """Return the same degradation for every sample: only the named steps. Raises KeyError for an unknown step."""
+        """Return the same degradation for every sample: only the named steps.
+
+        Args:
+            batch: Number of samples.
+            steps: Strengths by step, in the units of the table above.
+            kernel: Kernel by which the picture is halved, one of `KERNELS`.
+            device: Device of the tensors.
+
+        Raises:
+            KeyError: A step does not exist.
+        """
         result = {name: torch.zeros(batch, device=device) for name in STEPS}
         for name, strength in steps.items():
             result[name] += strength

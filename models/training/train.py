@@ -141,7 +141,8 @@ def run(
         if deadline:
             trainer.deadline = Deadline(deadline - 1.5 * closing - 1)
         saved = measured = logged = last = time.monotonic()
-        while trainer.progress < 1 and not asked:
+        ends = trainer.progress >= 1
+        while not ends:
             value, learning_rate = trainer.train_step()
             losses.append(value)
             now = time.monotonic()
@@ -166,7 +167,9 @@ def run(
                 )
                 shown |= {"step": str(trainer.step), "loss": f"{mean:.4f}", "rate": f"{learning_rate:.1e}"}
                 logged, losses, stepping = now, [], 0.0
-            if now - measured >= 60 * recipe.validate_minutes or ends:
+            # Not shortly before a deadline, which measures at its own end.
+            has_time = trainer.deadline is None or now + closing < trainer.deadline.end
+            if ends or (has_time and now - measured >= 60 * recipe.validate_minutes):
                 shown["dB"] = "/".join(f"{score:.2f}" for score in measure("after").psnr.values())
                 measured = last = time.monotonic()
             if now - saved >= 60 * recipe.checkpoint_minutes or ends:
@@ -174,8 +177,6 @@ def run(
                 saved = last = time.monotonic()
             bar.n = round(100 * trainer.progress, 2)
             bar.set_postfix(shown)
-            if ends:
-                break
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -204,7 +205,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--deadline", type=float, default=0, help="be done so many seconds after the start; the plan ends then too"
     )
     parser.add_argument("--start", type=Path, help="weights to begin with, where there is no checkpoint")
-    parser.add_argument("--at", type=float, default=0, help="with --start: the minute of the plan to begin at")
     parser.add_argument("--resume", type=Path, help="a checkpoint to go on from, where the folder has none")
     parser.add_argument("--bank", type=Path, help=f"the recipe's crops, composed if there are none ({BANK} in --out)")
     parser.add_argument("--validation", type=Path, help="what to measure with, composed if there is none")
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.resume(checkpoint)
         print(f"going on from step {trainer.step}, minute {trainer.minutes:.1f}", file=sys.stderr)
     elif start:
-        trainer.start_from(start, a.at)
+        trainer.start_from(start)
     validation = Validation.open(a.validation or a.out / "validation.npz", a.data, recipe, device)
     deadline = began + a.deadline if a.deadline else 0
     run(trainer, validation, a.out, minutes=a.minutes, steps=a.steps, deadline=deadline)

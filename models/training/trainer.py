@@ -108,7 +108,9 @@ def starting_network(weights: Path, recipe: Recipe) -> FdatRd | PixelNetwork:
     network also accepts a file with fewer blocks in its groups, if its attention is not trained. Attention that
     contributed nothing starts to learn then (`network.let_attention_join`).
 
-    Raises CheckpointError if the file cannot be read, and ValueError if it is of another network.
+    Raises:
+        CheckpointError: The file cannot be read.
+        ValueError: It is of another network.
     """
     found = load_model(weights)
     if not isinstance(found, FdatRd):
@@ -204,14 +206,11 @@ class Trainer:
         """Number of steps that were skipped because the loss or gradient was not finite."""
         return int(self.left_out)
 
-    def start_from(self, start: nn.Module, minutes: float) -> None:
-        """Copy the weights of `starting_network`, and begin the schedule at a given minute.
-
-        All layers learn from the first step on.
-        """
+    def start_from(self, start: nn.Module) -> None:
+        """Copy the weights of `starting_network`. All layers learn from the first step on."""
         for net in (self.network, self.averaged):
             net.load_state_dict(start.state_dict())
-        self.minutes, self.joined = minutes, 0
+        self.joined = 0
 
     # A step, by its phases.
 
@@ -351,15 +350,17 @@ class Trainer:
             save_slim(file, self.averaged.state_dict(), self._place())
 
     def resume(self, file: Path) -> None:
-        """Restore what `save` wrote. Raises ValueError if it is of another network."""
+        """Restore what `save` wrote.
+
+        Raises:
+            ValueError: It is of another network.
+        """
         if file.suffix != ".pt":
             tensors, state = load_slim(file)
             self._resume_place(state)
             for net in (self.network, self.averaged):
                 net.load_state_dict(tensors)
             self.resumed = self.step
-            torch.manual_seed(self.recipe.seed + self.step)  # not the same crops again
-            self.generator.manual_seed(self.recipe.seed + self.step)
             return
         state = load_state(file)
         self._resume_place(state)
@@ -386,3 +387,9 @@ class Trainer:
             raise ValueError(f"the checkpoint is of {theirs}, the recipe of {ours}")
         self.step, self.minutes, self.joined = state["step"], state["minutes"], state["joined"]
         self.left_out.fill_(state["skipped"])
+        # Not the same crops again, where the state of random numbers is not kept or is that of another device.
+        seed = self.recipe.seed + self.step
+        torch.manual_seed(seed)
+        self.generator.manual_seed(seed)
+        if isinstance(self.pool, CropSampler):
+            self.pool.chance.seed(seed)

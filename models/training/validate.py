@@ -80,10 +80,8 @@ class Validation:
     def compose(cls, tiles: Path, recipe: Recipe, device: torch.device) -> Self:
         """Compose pairs from the tiles that no training uses."""
         random = torch.Generator().manual_seed(20_000)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(20_000)
-            pool = CropSampler.open(tiles, replace(recipe, sprites=0), random, held_back=True)
-            truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
+        pool = CropSampler.open(tiles, replace(recipe, sprites=0), random, held_back=True)
+        truth = torch.round(255 * pool.sample(recipe.validate_crops, 2 * recipe.size)) / 255
         inputs = {
             kind: degrade(truth, draw_strengths(len(truth), random, **shares), random).to(device)
             for kind, shares in KINDS.items()

@@ -46,10 +46,17 @@ def _first(network: PixelNetwork) -> PixelBlock:
 
 @torch.no_grad()
 def widen(narrow: PixelNetwork, config: FdatRdConfig, blocks: int = 1) -> PixelNetwork:
-    """Create a network of `config`, with `blocks` blocks in every group, that computes nearly what `narrow` computes.
+    """Create a larger network that computes nearly what `narrow` computes.
 
-    The noise comes from torch's global generator. Raises ValueError if the network would be narrower, shorter or
-    shallower.
+    The noise comes from torch's global generator.
+
+    Args:
+        narrow: The trained network.
+        config: Configuration of the larger network.
+        blocks: Number of blocks in each of its groups.
+
+    Raises:
+        ValueError: The network would be narrower, shorter or shallower.
     """
     wide = PixelNetwork(config, blocks)
     groups = [cast(PixelGroup, group) for group in narrow.groups]

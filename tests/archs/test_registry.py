@@ -17,7 +17,7 @@ from vsfdatrd.archs import registry
 from vsfdatrd.archs.config import NetworkConfig, from_plain
 from vsfdatrd.archs.registry.base import Architecture, TensorIndex
 from vsfdatrd.archs.size import SizeRequirements
-from vsfdatrd.backends import selection, traced_graphs
+from vsfdatrd.backends import network_graphs, selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.checkpoint import open_checkpoint
 from vsfdatrd.options import BACKENDS
@@ -74,7 +74,7 @@ def test_a_new_architecture_is_opened_cached_run_and_written_as_a_graph(one: Pat
     assert (result.name, result.scale, result.planes, result.parameters, result.dtype) == ("One", 2, "rgb", 336, "fp32")
     assert registry.restore_descriptor(json.loads(json.dumps(result.to_dict()))) == result
     assert checkpoint.network()(torch.rand(1, 3, 8, 10)).shape == (1, 3, 16, 20)
-    psnr = traced_graphs.check_trace(checkpoint)
+    psnr = network_graphs.check_trace(checkpoint)
     assert psnr is not None
     assert psnr > 70
 

@@ -225,10 +225,10 @@ def load(*more):
     return side.do_load(sys.argv[2], 60, 60, "fp16", [0], *more)
 
 loaded = load(None, 2)
-assert (loaded["contexts"], loaded["measured"], len(side._devices)) == (2, None, 2), loaded
+assert (loaded["contexts"], loaded["measured"], len(side._contexts)) == (2, None, 2), loaded
 picture = np.random.default_rng(0).random((3, 60, 60), np.float32)
-first, second = (device.run_once(picture) for device in side._devices)
-assert np.array_equal(first, second) and side._devices[0]._arena.address != side._devices[1]._arena.address
+first, second = (device.run_once(picture) for device in side._contexts)
+assert np.array_equal(first, second) and side._contexts[0]._arena.address != side._contexts[1]._arena.address
 before = len(runtime._memory)
 side._remove_contexts(1)
 assert len(runtime._memory) == before - 3, "arena and two buffers of frames"
@@ -236,10 +236,10 @@ assert len(runtime._memory) == before - 3, "arena and two buffers of frames"
 side._remove_contexts(0)
 for rates, contexts in (((10, 10.2), 1), ((10, 10.4), 2)):
     loaded = load(None, None)
-    assert (loaded["contexts"], loaded["measured"], len(side._devices)) == (contexts, rates, contexts), loaded
+    assert (loaded["contexts"], loaded["measured"], len(side._contexts)) == (contexts, rates, contexts), loaded
     side._remove_contexts(0)
 assert measured == [2, 2]
-assert load(1, 2)["slots"] == 1 and len(side._devices) == 1
+assert load(1, 2)["slots"] == 1 and len(side._contexts) == 1
 side._remove_contexts(0)
 cuda.free_memory = lambda index: 1 << 20
 loaded = load(None, None)

@@ -77,9 +77,9 @@ def test_every_size_equals_the_network(size: tuple[int, int]) -> None:
     assert_equal(*network((("spatial", "spatial", "channel"),)), noise(*size))
 
 
-@pytest.mark.parametrize("words", [1, 47, 48, 130])
-def test_dictionaries_of_every_size(words: int) -> None:
-    assert_equal(*network((("dictionary",),), dict_tokens=words), noise(60, 60))
+@pytest.mark.parametrize("tokens", [1, 47, 48, 130])
+def test_dictionaries_of_every_size(tokens: int) -> None:
+    assert_equal(*network((("dictionary",),), dict_tokens=tokens), noise(60, 60))
 
 
 @pytest.mark.parametrize(("unshuffle", "side"), [(1, 30), (4, 120)])

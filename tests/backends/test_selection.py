@@ -10,7 +10,9 @@ import pytest
 from tests.backends.fake_backend import FakeBackend, FakeEngine
 from vsfdatrd.backends import selection
 from vsfdatrd.backends.base import SlotPool
+from vsfdatrd.backends.native import backend as native
 from vsfdatrd.backends.native import kernels
+from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint
 from vsfdatrd.errors import (
@@ -124,9 +126,21 @@ def test_a_frame_that_does_not_fit_is_refused_before_anything_is_built(backends:
     with pytest.raises(
         InsufficientMemory, match=r"60×60 .* needs about 20\.0 GiB .* 15\.0 GiB are free; .* tile="
     ) as caught:
-        opened()
+        opened(backend="openvino")
     assert not caught.value.divide
     assert backends["openvino"].built == []
+
+
+def test_auto_takes_another_engine_of_the_cpu_if_the_first_lacks_memory(
+    backends: Backends, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends["openvino"].needs, backends["openvino"].has = 20 << 30, 15 << 30
+    opened()
+    assert backends["torch"].built == ["fp16"]
+    assert "The openvino engine cannot be used: a frame of 60×60 pixels" in caplog.text
+    backends["torch"].needs, backends["torch"].has = 30 << 30, 15 << 30
+    with pytest.raises(InsufficientMemory, match=r"needs about 20\.0 GiB"):
+        opened()
 
 
 def test_what_fits_once_only_is_run_once_at_a_time(
@@ -136,17 +150,20 @@ def test_what_fits_once_only_is_run_once_at_a_time(
     assert opened().spec.streams == 1
     assert "memory for one frame in flight only" in caplog.text
     with pytest.raises(InsufficientMemory, match=r"streams=2 .* needs about 20\.0 GiB .* give fewer streams"):
-        opened(streams=2)
+        opened(streams=2, backend="openvino")
     backends["openvino"].has = 5 << 30
     with pytest.raises(InsufficientMemory, match=r"^a frame .* needs about 10\.0 GiB"):
-        opened(streams=2)
+        opened(streams=2, backend="openvino")
 
 
-@pytest.mark.parametrize(("backend", "divide"), [("tensorrt", True), ("torch", True), ("openvino", False)])
+@pytest.mark.parametrize(
+    ("backend", "gpus", "divide"),
+    [("tensorrt", 1, True), ("torch", 1, True), ("torch", 0, False), ("openvino", 1, False)],
+)
 def test_parts_are_for_gpus(
-    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, divide: bool
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int, divide: bool
 ) -> None:
-    monkeypatch.setattr(selection, "gpu_count", lambda: 1)
+    monkeypatch.setattr(selection, "gpu_count", lambda: gpus)
     backends["tensorrt"].reason = None
     backends[backend].needs = 20 << 30
     with pytest.raises(InsufficientMemory) as caught:
@@ -179,10 +196,25 @@ def test_a_device_that_is_not_there(
     assert f"the {backend} engine can use {message}" in str(caught.value)
 
 
-def test_every_gpu_there_is_can_be_used(backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gpu_there_is_can_be_used(
+    backends: Backends, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(selection, "gpu_count", lambda: 2)
-    assert opened(device=(1, 0), backend="torch").spec.device == (1, 0)
+    options, store = Options(model=str(tiny.path), backend="torch"), EngineCache(tmp_path)
+    chosen = ((0,), (1, 0), (1,))
+    pools = [selection.open_engine(tiny, 60, 60, replace(options, device=device), store) for device in chosen]
+    assert [pool.engine.spec.device for pool in pools if isinstance(pool.engine, FakeEngine)] == list(chosen)
     assert backends["torch"].built == ["fp16"]
+
+
+def test_a_network_of_one_size_takes_frames_of_at_most_that_size(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny.descriptor), "fixed_size", (60, 80))
+    assert [selection.padded_size(tiny.descriptor, *size) for size in ((60, 80), (8, 9))] == [(60, 80)] * 2
+    for height, width in ((61, 80), (60, 81)):
+        with pytest.raises(ArgumentError, match=rf"and {width}×{height} are more; give tile=\[80, 60\]"):
+            selection.padded_size(tiny.descriptor, height, width)
 
 
 def first(requested: str, checkpoint: Checkpoint) -> str:
@@ -246,6 +278,27 @@ def test_no_backend_is_an_error_with_every_reason(backends: Backends, tiny: Chec
     with pytest.raises(EngineUnavailable, match="backend='torch' cannot be used here: PyTorch is not installed"):
         selection.usable_backends("torch", tiny)
     assert selection.unavailable_reasons() == {name: fake.reason for name, fake in backends.items()}
+
+
+@pytest.mark.parametrize(("name", "other"), [("cuda", "tensorrt"), ("native", "openvino")])
+def test_a_backend_that_can_run_the_network_is_named(
+    backends: Backends, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, name: str, other: str
+) -> None:
+    backends[name].reason = None
+    monkeypatch.setattr(backends[name], "unsupported_reason", lambda model: "it is not for RGB")
+    message = rf"backend='{name}' cannot run 'tiny_2x\.safetensors': it is not for RGB; leave it out, or give {other}$"
+    with pytest.raises(EngineUnavailable, match=message):
+        selection.usable_backends(name, tiny)
+
+
+def test_workers_that_nobody_needs_are_ended(
+    backends: Backends, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    for module in (native, openvino):
+        monkeypatch.setattr(module, "shutdown", lambda name=module.__name__: ended.append(name.split(".")[-2]))
+    opened()
+    assert sorted(ended) == ["native", "openvino"]
 
 
 def test_warming_up_never_fails(backends: Backends, tiny: Checkpoint) -> None:

@@ -119,18 +119,22 @@ def test_the_fastest_is_taken_and_timed_once(rivals: dict[str, TimedBackend], op
     assert ", openvino " in line
 
 
-def test_another_size_version_or_cap_is_timed_anew(
+def test_what_changes_the_speed_is_timed_anew(
     rivals: dict[str, TimedBackend], opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FDATRD_MAX_ISA", raising=False)
     opened()
     rivals["native"].seconds = 0.3
     assert opened(80, 90) == "openvino"
+    assert opened(streams=1) == "openvino"
     rivals["native"].revision = "2.0"
     assert opened() == "openvino"
     rivals["native"].seconds = 0.0005
-    monkeypatch.setenv("FDATRD_MAX_ISA", "avx2")
+    rivals["native"].GRAPH_VERSION = "2"
     assert opened() == "native"
+    rivals["native"].seconds = 0.3
+    monkeypatch.setenv("FDATRD_MAX_ISA", "avx2")
+    assert opened() == "openvino"
 
 
 def test_a_large_frame_is_timed_by_a_smaller_one(rivals: dict[str, TimedBackend], opened: Opened) -> None:

@@ -111,7 +111,7 @@ def test_layers_are_measured_apart_from_frames(upscale: Upscale, tmp_path: Path,
         "from vsfdatrd.backends.tensorrt.worker import TensorRtServer\n"
         "side = TensorRtServer(sys.stdout)\n"
         "side.do_load('tensorrt_rtx', sys.argv[1], [0], 1, None)\n"
-        "device = side._devices[0]\n"
+        "device = side._contexts[0]\n"
         "before = device._context, device._graph\n"
         "assert set(side.do_layers(2)) == {'conv_1', 'attention_2', 'conv_3'}\n"
         "assert (device._context, device._graph) == before\n"

@@ -142,11 +142,11 @@ def test_a_network_that_is_not_kept_frees_its_memory(upscale: Upscale, tmp_path:
         "side = TensorRtServer(sys.stdout)\n"
         "given = 'tensorrt_rtx', sys.argv[1], [0], None, None\n"
         "assert side.do_load(*given, 2)['slots'] == 4\n"
-        "assert (len(side._devices), len(runtime._memory), runtime._contexts[0]) == (2, 4, 2)\n"
+        "assert (len(side._contexts), len(runtime._memory), runtime._contexts[0]) == (2, 4, 2)\n"
         "side._remove_contexts(0)\n"
         "assert (len(runtime._memory), runtime._contexts[0]) == (0, 0)\n"
         "loaded = side.do_load(*given, None)\n"
-        "assert (loaded['contexts'], loaded['slots'], len(side._devices)) == (1, 3, 1), loaded\n"
+        "assert (loaded['contexts'], loaded['slots'], len(side._contexts)) == (1, 3, 1), loaded\n"
         "assert (len(runtime._memory), runtime._contexts[0]) == (2, 1)\n"
         "assert side.do_verify(sys.argv[1], 'fp16') >= 50\n"
         "assert side.do_load(*given, 1, [2000, 3000])['slots'] == 5, 'the rate was not taken from before'\n"
@@ -167,7 +167,7 @@ def test_two_networks_are_measured_only_if_every_gpu_has_room(upscale: Upscale, 
         "side = TensorRtServer(sys.stdout)\n"
         "loaded = side.do_load('tensorrt_rtx', sys.argv[1], [0, 1], None, None, None)\n"
         "assert (loaded['contexts'], loaded['measured']) == (1, None), loaded\n"
-        "assert [network.index for network in side._devices] == [0, 1]\n"
+        "assert [network.index for network in side._contexts] == [0, 1]\n"
         "assert (len(runtime._memory), dict(runtime._contexts)) == (5, {0: 1, 1: 1})\n"
     )
     run_with_fake_gpu(script, str(engine), FAKE_MS="4", FAKE_FREE=str(400 << 20), FAKE_GPUS="Fake RTX 8.9,Fake RTX 8.9")

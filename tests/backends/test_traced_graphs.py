@@ -19,7 +19,7 @@ from tests.artcnns import C_LUMA, random_tensors
 from tests.fdats import fdat
 from tests.onnx_files import write_doubler
 from vsfdatrd.archs.registry import base
-from vsfdatrd.backends import accuracy, reference, selection, traced_graphs
+from vsfdatrd.backends import accuracy, network_graphs, reference, selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """Clear the results of other tests."""
-    caches = (traced_graphs.check_trace, traced_graphs._is_size_independent, base.trace_checkpoint)
+    caches = (network_graphs.check_trace, network_graphs._is_size_independent, base.trace_checkpoint)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -63,7 +63,7 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["Compact", "DAT", "SAFMN"])
 def test_networks_that_agree(tmp_path: Path, name: str) -> None:
-    found = traced_graphs.check_trace(save_network(name, tmp_path))
+    found = network_graphs.check_trace(save_network(name, tmp_path))
     assert found is not None
     assert found > 70
 
@@ -74,7 +74,7 @@ def test_a_graph_that_is_wrong(tmp_path: Path, spoilt: None) -> None:
         match=r"Compact.safetensors \(Compact\) computes something different as a graph than in PyTorch: on a "
         r"small picture the traced engine agrees with fp32 to \d+\.\d dB only, 50 are needed; backend='torch' runs it$",
     ):
-        traced_graphs.check_trace(save_network("Compact", tmp_path))
+        network_graphs.check_trace(save_network("Compact", tmp_path))
 
 
 def test_torch_takes_over(
@@ -100,9 +100,9 @@ def test_nothing_is_built_for_other_gpus(tmp_path: Path, spoilt: None) -> None:
 
 def test_it_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = save_network("Compact", tmp_path)
-    first = traced_graphs.check_trace(checkpoint)
+    first = network_graphs.check_trace(checkpoint)
     monkeypatch.setattr(Checkpoint, "graph", None)
-    assert traced_graphs.check_trace(open_checkpoint(checkpoint.path)) == first
+    assert network_graphs.check_trace(open_checkpoint(checkpoint.path)) == first
 
 
 def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_what_is_written_is_not_tried(tmp_path: Path, tiny_model: Path, monkeypa
         open_checkpoint(write_doubler(tmp_path / "given.onnx")),
     ]
     monkeypatch.setattr(Checkpoint, "graph", None)
-    assert [traced_graphs.check_trace(checkpoint) for checkpoint in written] == [None] * 4
+    assert [network_graphs.check_trace(checkpoint) for checkpoint in written] == [None] * 4
 
 
 # ---- traces at a small size ----------------------------------------------------------------------------------------
@@ -151,21 +151,21 @@ def expected_of(checkpoint: Checkpoint, height: int, width: int) -> Any:
 def test_convolutions_are_traced_once_for_all_sizes(tmp_path: Path, passes: list[tuple[int, int]], name: str) -> None:
     checkpoint = save_network(name, tmp_path)
     passes.clear()
-    model = traced_graphs.create_graph(checkpoint, 300, 404)
+    model = network_graphs.create_graph(checkpoint, 300, 404)
     assert passes
     assert max(height * width for height, width in passes) < 200 * 200
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 300, 404]
     expected = expected_of(checkpoint, 300, 404)
     assert np.abs(in_openvino(model, tmp_path) - expected.clip(-10, 10)).max() < 1e-3
     passes.clear()
-    traced_graphs.create_graph(checkpoint, 364, 468)  # with the same remainders
+    network_graphs.create_graph(checkpoint, 364, 468)  # with the same remainders
     assert not passes
 
 
 @pytest.mark.parametrize("name", ["SwinIR"])
 def test_masks_are_right_for_one_size(tmp_path: Path, passes: list[tuple[int, int]], name: str) -> None:
     checkpoint = save_network(name, tmp_path)
-    model = traced_graphs.create_graph(checkpoint, 272, 256)
+    model = network_graphs.create_graph(checkpoint, 272, 256)
     assert (272, 256) in passes
     assert np.abs(in_openvino(model, tmp_path) - expected_of(checkpoint, 272, 256)).max() < 1e-3
 
@@ -196,7 +196,7 @@ def test_a_network_that_decides_by_remainders(
     loaded.model = SizeDependent(0, 0)
     loaded._descriptor._call_fn = lambda model, x: model(x)
     monkeypatch.setattr(Checkpoint, "network", lambda _: loaded)
-    model = traced_graphs.create_graph(checkpoint, *size)
+    model = network_graphs.create_graph(checkpoint, *size)
     assert (size in passes) is not open_to_all
     assert np.abs(in_openvino(model, tmp_path) - expected_of(checkpoint, *size)).max() < 1e-3
 
@@ -204,16 +204,16 @@ def test_a_network_that_decides_by_remainders(
 def test_small_frames_are_traced_as_they_are(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
     checkpoint = save_network("Compact", tmp_path)
     passes.clear()
-    traced_graphs.create_graph(checkpoint, 100, 120)
+    network_graphs.create_graph(checkpoint, 100, 120)
     assert set(passes) == {(100, 120)}
 
 
 def test_the_sizes_tried_differ_from_the_traced_one(tmp_path: Path) -> None:
     for name in ("Compact", "SAFMN", "Uformer"):
         about = save_network(name, tmp_path).descriptor
-        small = traced_graphs._small_size(about)
+        small = network_graphs._small_size(about)
         for more in ((27, 53), (64, 64), (127, 127)):
-            tried = traced_graphs._small_size(about, *more)
+            tried = network_graphs._small_size(about, *more)
             assert tried[0] > small[0]
             assert tried[1] > small[1]
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import guard
+from benchmarks.errors import BenchmarkError
 
 
 def test_guard_names_a_commit_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="nowhere is not a commit"):
+    with pytest.raises(BenchmarkError, match="nowhere is not a commit"):
         guard.extract_source("nowhere", tmp_path)
 
 

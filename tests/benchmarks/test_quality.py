@@ -23,9 +23,10 @@ from benchmarks import (
     ssimulacra2,
 )
 from benchmarks.cartoon import draw_frame
+from benchmarks.errors import BenchmarkError, Missing
 from benchmarks.quality_cache import Cache
 from benchmarks.quality_degradations import DEGRADATIONS, halve, through_composite
-from benchmarks.quality_methods import Method, Missing, Picture, Result, lanczos
+from benchmarks.quality_methods import Method, Picture, Result, lanczos
 
 type Floats = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def test_composite_shows_dot_crawl_and_cross_color(monkeypatch: pytest.MonkeyPat
 
 def test_truths_cuts_the_busiest_part_and_refuses_an_empty_folder(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "small.png")
-    with pytest.raises(FileNotFoundError, match="holds no picture"):
+    with pytest.raises(BenchmarkError, match="holds no picture"):
         quality_degradations.read_truths(tmp_path)
     Image.fromarray(draw_frame(0, 640, 480)).save(tmp_path / "large.png")
     assert {name: part.shape for name, part in quality_degradations.read_truths(tmp_path).items()} == {
@@ -248,6 +249,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.fromarray(draw_frame(3, 500, 420)).save(pictures / "drawn.png")
+    (tmp_path / "results").mkdir()
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     return pictures
 
@@ -300,11 +302,35 @@ def test_results_are_the_same_every_time_and_with_a_cache(folder: Path, tmp_path
     assert len(calls) == 6, "another version is another method"
 
 
+def test_what_cannot_be_measured_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+    for arguments, sentence in (
+        ([str(tmp_path / "nowhere"), "--models"], "nowhere is not a folder of pictures"),
+        ([str(folder), "--models", "medium+blur"], "there is no chroma filter blur"),
+        ([str(folder), "--models", "medium", "medium"], "two models are named medium"),
+        (
+            [str(folder), "--models", "--sets", "film", "--film", str(tmp_path / "none.mkv")],
+            "nothing to measure of film",
+        ),
+    ):
+        with pytest.raises(BenchmarkError, match=sentence):
+            quality.main([*arguments, "--peers", "bicubic"])
+
+
+def test_results_of_our_networks_are_those_of_the_present_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = quality.create_methods(["medium"], [])["medium"]
+    (tmp_path / "changed.py").write_text("")
+    monkeypatch.setattr("vsfdatrd.__file__", str(tmp_path / "__init__.py"))
+    after = quality.create_methods(["medium"], [])["medium"]
+    assert isinstance(before, quality.NamedMethod)
+    assert isinstance(after, quality.NamedMethod)
+    assert before.identity != after.identity
+
+
 def test_a_model_of_another_scale_is_refused(folder: Path, tmp_path: Path) -> None:
     def same_size(given: Sequence[Picture]) -> Iterator[Result]:
         yield from ((picture / np.float32(255)).astype(np.float32) for picture in given)
 
-    with pytest.raises(ValueError, match="not a doubler"):
+    with pytest.raises(BenchmarkError, match="not a doubler"):
         quality.measure(
             quality.NamedMethod("same", same_size), quality.create_samples(folder, ["clean"], tmp_path), Cache(None)
         )

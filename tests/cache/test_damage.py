@@ -94,6 +94,7 @@ def _empty(entry: Path) -> None:
         (_manifest(lambda text: b"[]"), "manifest.json is damaged"),
         (_manifest(lambda text: b"[" * 100_000), "manifest.json is damaged"),
         (_manifest(lambda text: text.replace(b"720x540", b"720x480")), "belongs to another engine"),
+        (_manifest(lambda text: text.replace(b'"files": {', b'"files": {}, "x": {')), "belongs to another engine"),
         (_escape, "is not inside it"),
         (_a_file, "not a directory"),
         (_a_link, "not a directory"),

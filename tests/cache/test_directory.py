@@ -68,6 +68,22 @@ def test_clear_leaves_what_is_not_ours(store: EngineCache, tmp_path: Path) -> No
     store.open(KEY, Builder(), read)
 
 
+def test_state_goes_with_its_engine(store: EngineCache) -> None:
+    keys = [replace(KEY, shape=shape) for shape in "abc"]
+    for key in keys:
+        store.open(key, Builder(), read)
+        store.state(key).mkdir()
+        (store.state(key) / "kernels").write_text("compiled")
+    store.discard(keys[0], "no")
+    assert not store.state(keys[0]).exists()
+    with store._folder.lock_if_free(keys[1].digest):  # as while it is built again
+        assert store.clear() == 1
+    assert [store.state(key).exists() for key in keys] == [False, True, False]
+    shutil.rmtree(store.directory / "store-1" / "engines" / keys[1].digest)
+    assert store.clear() == 0
+    assert not store.state(keys[1]).exists()
+
+
 def test_directory_of_someone_else(tmp_path: Path) -> None:
     root = tmp_path / "store-1"
     precious = root / "engines" / KEY.digest / "precious"

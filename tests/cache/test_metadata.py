@@ -1,5 +1,7 @@
 """The cache of metadata next to the engines."""
 
+import os
+
 import pytest
 
 from tests.cache.conftest import temporary
@@ -30,6 +32,18 @@ def test_damaged_notes_are_ignored(store: EngineCache, content: bytes) -> None:
     assert metadata.get("a" * 64) is None
     metadata.put("a" * 64, {"scale": 2})
     assert metadata.get("a" * 64) == {"scale": 2}
+
+
+def test_the_oldest_note_comes_first(store: EngineCache) -> None:
+    metadata = store.metadata("speed")
+    folder = store.directory / "store-1" / "notes" / "speed"
+    for n, letter in enumerate("cadb"):
+        metadata.put(letter * 64, {"n": n})
+        os.utime(folder / f"{letter * 64}.json", (n, n))
+    (folder / f"{'d' * 64}.json").write_bytes(b"damaged")
+    (folder / "readme.json").write_text("mine")
+    assert list(metadata.objects()) == [{"n": 0}, {"n": 1}, {"n": 3}]
+    assert list(store.metadata("other").objects()) == []
 
 
 def test_notes_stay_inside(store: EngineCache) -> None:

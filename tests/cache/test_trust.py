@@ -23,6 +23,7 @@ PLACES = [
     f"{ENGINE}/graph/model.xml",
     "notes",
     "state",
+    f"state/{KEY.digest}",
     "locks",
     "tmp",
 ]
@@ -62,7 +63,7 @@ def test_what_others_could_have_put_there_is_not_loaded(
         filled.open(KEY, builder, lambda _: pytest.fail("a planted engine was loaded"))
     assert words in str(caught.value)
     assert builder.count == 0
-    if "engines/" not in place:
+    if not place.startswith(("engines/", "state/")):
         assert filled.metadata("checkpoint").get("a" * 64) is None
 
 
@@ -109,3 +110,6 @@ def test_what_the_administrator_made_is_trusted(filled: EngineCache, monkeypatch
         filled.open(KEY, Builder(), read)
     monkeypatch.setenv("SUDO_UID", str(STRANGER))
     filled.open(KEY, Builder(), read)
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER + 1)  # anybody can set the variable, but not become root
+    with pytest.raises(StoreError, match="belongs to another user"):
+        filled.open(KEY, Builder(), read)

@@ -1,6 +1,8 @@
 """Audio in other containers: copied if possible, otherwise decoded to PCM without loss."""
 
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -12,7 +14,9 @@ from tests.encode.conftest import times
 from tests.encode.joining import mux_inputs, mux_with_source
 from tests.encode.media import lavfi, make
 from vsfdatrd.encode import streams
+from vsfdatrd.encode.decoded_audio import DecodedAudio
 from vsfdatrd.encode.mux import mux
+from vsfdatrd.errors import EncodeError
 
 
 def sound(path: Path) -> tuple[float, NDArray[np.float64]]:
@@ -134,3 +138,22 @@ def decode(packet: Any) -> list[av.AudioFrame]:
         return list(packet.decode())
     except av.FFmpegError:
         return []
+
+
+def test_decoded_sound_keeps_its_gaps_and_loses_what_overlaps() -> None:
+    audio = DecodedAudio.__new__(DecodedAudio)
+    audio._index, audio._position = 1, None
+    audio.output = SimpleNamespace(codec_context=SimpleNamespace(sample_rate=1000))
+    expected = [
+        (2000, True, 2000),  # it may begin at any time
+        (2020, True, 2000),  # rounded
+        (1980, True, 2000),
+        (2021, True, 2021),
+        (2000, False, 2021),
+        (1521, False, 2021),
+    ]
+    for time, used, position in expected:
+        assert audio._synchronize(Fraction(time, 1000)) == used
+        assert audio._position == position
+    with pytest.raises(EncodeError, match=r"the timestamps of audio 1 go back after 2\.0 s"):
+        audio._synchronize(Fraction(1520, 1000))

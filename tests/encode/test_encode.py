@@ -12,6 +12,7 @@ import pytest
 
 from tests.encode.conftest import HEIGHT, SRT, WIDTH, Encode, decoded, moving, times, write
 from tests.encode.joining import LENGTH
+from tests.encode.media import lavfi, make
 from vsfdatrd.system.programs import ffmpeg, run
 
 
@@ -206,6 +207,13 @@ def test_many_inputs_go_into_a_folder_and_are_done_once(encode: Encode, film: Pa
     done(again)
     assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["input", "finished"] * 2
     assert sorted(path.name for path in (tmp_path / "hd").iterdir()) == ["one.mkv", "two.mkv"]
+
+
+def test_an_assumed_matrix_is_reported(encode: Encode, tmp_path: Path) -> None:
+    film = tmp_path / "film.mkv"
+    make(*lavfi("testsrc2=size=192x128:rate=24:duration=0.3"), "-pix_fmt", "yuv420p", "-c:v", "ffv1", film)
+    message = done(encode(film, tmp_path / "out.mkv", "--script"))
+    assert "the film does not say its matrix; taken as 170m, as is usual for 192×128" in message
 
 
 def test_the_script_is_printed_and_runs(encode: Encode, telecined: Path, tmp_path: Path) -> None:

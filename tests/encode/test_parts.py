@@ -12,23 +12,25 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import vapoursynth as vs
 
 from tests.encode.conftest import moving, write
 from tests.encode.joining import LENGTH
-from vsfdatrd.encode import field_detection, script, settings
+from vsfdatrd.encode import field_detection, presets, script, settings
 from vsfdatrd.encode.bitstream import strip_sei
-from vsfdatrd.encode.chunk import try_encoder
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline, try_encoder
 from vsfdatrd.encode.cli import split_command_line
 from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square_pixel_size
 from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
 from vsfdatrd.encode.progress import JsonReporter, Rate, Reporter, format_duration
 from vsfdatrd.encode.scenes import Chunk, plan_chunks
 from vsfdatrd.encode.settings import Settings
-from vsfdatrd.encode.source import open_source
+from vsfdatrd.encode.source import file_identity, open_source
 from vsfdatrd.encode.timing import constant_rate
-from vsfdatrd.errors import ArgumentError, EncodeError
+from vsfdatrd.encode.workers import Attempts, ChunkRetry
+from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
 
 FILM = Fraction(24000, 1001)
 
@@ -66,6 +68,7 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
     assert [chunk.stop for chunk in chunks] == [110, 195, 300]
     still = plan_chunks(scenes[0], Fraction(25), 10 / 25 / 60)
     assert [chunk.start for chunk in still] == list(range(0, 110, 10))
+    assert [len(plan_chunks(scenes[0], Fraction(25), length / 25 / 60)) for length in (40, 45, 300)] == [3, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,22 +78,49 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
         ((1440, 960), Fraction(32, 27), (1706, 960)),
         ((1440, 1152), Fraction(16, 15), (1536, 1152)),
         ((1440, 1080), Fraction(1), (1440, 1080)),
+        ((13, 15), Fraction(1), (14, 16)),
+        ((13, 15), Fraction(14, 13), (14, 16)),
+        ((15, 13), Fraction(13, 14), (16, 14)),
     ],
 )
 def test_square_pixels_never_shrink(size: tuple[int, int], sar: Fraction, expected: tuple[int, int]) -> None:
     assert square_pixel_size(*size, sar) == expected
 
 
+def with_pixel(clip: vs.VideoNode, x: int, y: int) -> vs.VideoNode:
+    """The clip with one white pixel in each frame."""
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        out = f.copy()
+        np.asarray(out[0])[y, x] = 235
+        return out
+
+    return clip.std.ModifyFrame(clip, draw)
+
+
 def test_borders() -> None:
     clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=80, height=60, length=5, color=[120, 128, 128])
     clip = clip.std.AddBorders(8, 4, 4, 6, color=[16, 128, 128])
     assert find_borders(clip) == Borders(8, 4, 4, 6)
-    assert not find_borders(clip.std.BlankClip(color=[16, 128, 128]))
+    dark = clip.std.BlankClip(color=[16, 128, 128])
+    assert not find_borders(dark)
+    stripe = dark.std.CropAbs(90, 70).std.AddBorders(left=2, color=[235, 128, 128])  # such as a logo
+    assert find_borders(clip + stripe) == Borders(8, 4, 4, 6)
+    assert find_borders(with_pixel(clip, 0, 0)) == Borders(8, 4, 4, 6)
+    odd = clip.std.Crop(8, 4, 4, 6).resize.Point(format=vs.YUV444P8).std.AddBorders(9, 7, 5, 3, color=[16, 128, 128])
+    assert find_borders(odd) == Borders(8, 4, 6, 2)
     assert parse_borders("8,4,4,6") == Borders(8, 4, 4, 6)
-    with pytest.raises(ArgumentError, match="cuts through chroma samples"):
-        check_crop(Borders(1, 0, 0, 0), clip)
-    with pytest.raises(ArgumentError, match=r"leaves 4×70 of 92×70 pixels"):
-        check_crop(Borders(40, 0, 48, 0), clip)
+    for cut in (Borders(1, 0, 0, 0), Borders(0, 1, 0, 0), Borders(0, 0, 1, 0), Borders(0, 0, 0, 1)):
+        with pytest.raises(ArgumentError, match="cuts through chroma samples"):
+            check_crop(cut, clip)
+        check_crop(cut, odd)
+    check_crop(Borders(40, 0, 36, 54), clip)
+    with pytest.raises(ArgumentError, match=r"leaves 14×70 of 92×70 pixels"):
+        check_crop(Borders(40, 0, 38, 0), clip)
+    with pytest.raises(ArgumentError, match=r"leaves 92×14 of 92×70 pixels"):
+        check_crop(Borders(0, 40, 0, 16), clip)
+    with pytest.raises(ClipError, match=r"the frames have 92×14 pixels; encode needs at least 16×16"):
+        check_crop(Borders(), clip.std.CropAbs(92, 14))
     with pytest.raises(ArgumentError, match="is not a crop"):
         parse_borders("8,4")
 
@@ -122,7 +152,9 @@ def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
     assert again.get("anything else") is None
     assert again.chunks() == chunks
     assert again.done_chunks() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
-    again.forget(chunks[1])
+    again.add(DoneChunk(chunks[0], 6, "e" * 64, 0, 2.5))
+    assert [record.chunk for record in again.done_chunks()] == chunks, "not in the order in which they were finished"
+    again.forget(*chunks)
     assert Journal(path).done_chunks() == []
     Journal(path).begin({"b": 2}, chunks[:1])
     assert (Journal(path).get("first frame"), Journal(path).chunks()) == (None, chunks[:1])
@@ -185,6 +217,37 @@ def test_where_frames_are_made_is_no_other_setting() -> None:
     assert text != other
     assert script.without_devices(text) == script.without_devices(other)
     assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
+
+
+def test_a_chunk_is_tried_once_more_and_oftener_where_machines_die() -> None:
+    chunk, error = Chunk(0, 0, 10), EncodeError("no")
+    attempts = Attempts()
+    for _ in range(4):
+        assert attempts.retry(chunk, error, lost=True) == ChunkRetry(chunk, error)
+    assert attempts.retry(chunk, error) == ChunkRetry(chunk, error)
+    for lost in (False, True):
+        with pytest.raises(EncodeError, match="no"):
+            Attempts(attempts.failures, attempts.losses).retry(chunk, error, lost)
+
+
+@pytest.mark.parametrize("where", ["start", "end", "size", "time"])
+def test_a_changed_source_is_noticed(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "film.mkv"
+    content = bytearray(3 << 20)
+    path.write_bytes(content)
+    os.utime(path, ns=(10**18, 10**18))
+    before = file_identity(path)
+    content[{"start": 0, "end": -1}.get(where, 1 << 20)] = 1
+    path.write_bytes(content + bytes(where == "size"))
+    os.utime(path, ns=(10**18, 10**18 + (where == "time") * 10**9))
+    assert file_identity(path) != before
+
+
+def test_an_output_that_is_the_input_under_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "film.mkv").write_bytes(b"film")
+    (tmp_path / "link.mkv").symlink_to("film.mkv")
+    with pytest.raises(ArgumentError, match="is the input itself"):
+        settings.pair_outputs([tmp_path / "film.mkv", tmp_path / "link.mkv"], None)
 
 
 def test_settings_are_checked() -> None:
@@ -264,6 +327,14 @@ def test_options_of_the_encoder_are_taken(words: str, encoder: str) -> None:
     assert Settings(further=tuple(words.split())).encoder == encoder
 
 
+def test_filters_after_the_dashes_follow_the_color_tags() -> None:
+    """ffmpeg uses only the last of several filter options, which would leave the output without tags."""
+    further = ("-crf", "3", "-filter:v", "noise=alls=3", "-vf", "hue=s=0")
+    tags = presets.color_options({"_Matrix": 1}, Fraction(1))
+    merged = presets.merge_filters((*tags, *further))
+    assert merged == ("-vf", f"{tags[1]},noise=alls=3,hue=s=0", *tags[2:], "-crf", "3")
+
+
 def test_an_encoder_whose_codec_the_container_cannot_hold_is_refused() -> None:
     """Before any work: a muxer would refuse it at the end of the encode."""
     further = Settings(preset="x264", further=("-c:v", "prores_ks"))
@@ -288,14 +359,24 @@ def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
     try_encoder(["-c:v", "ffv1"], "yuv422p10le", (192, 128))
 
 
+def test_a_warning_is_not_shown_as_the_reason_of_a_failure(tmp_path: Path) -> None:
+    dies = "import os, vapoursynth as vs\nvs.core.log_message(vs.MESSAGE_TYPE_WARNING, 'no matrix')\nos._exit(1)\n"
+    (tmp_path / "script.vpy").write_text(dies)
+    params = EncodeParams(tmp_path / "script.vpy", ("-c:v", "ffv1"), FILM, tmp_path)
+    pipeline = Pipeline(Chunk(0, 0, 1), params, "0")
+    pipeline.feed(lambda _: None)
+    with pytest.raises(EncodeError, match="vspipe ended with status 1: it printed no message"):
+        pipeline.end()
+
+
 def test_what_is_shown() -> None:
     stream = io.StringIO()
     with Reporter(stream) as show:
-        show.emit("part", "part 1 of 2")
+        show.emit("part", "chunk 1 of 2")
         show.begin(100, 20, "CPU")
         show._next = 0
         show.frames(30, 2048)
-    assert stream.getvalue().startswith("part 1 of 2\n30 of 100 frames (30.0 %), ")
+    assert stream.getvalue().startswith("chunk 1 of 2\n30 of 100 frames (30.0 %), ")
     assert stream.getvalue().endswith("2.0 KiB, CPU\n")
     stream = io.StringIO()
     with JsonReporter(stream) as show:

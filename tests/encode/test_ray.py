@@ -108,13 +108,13 @@ def test_the_same_film_comes_out(
         "fields: ",
         "output: ",
         "rendering one frame",
-        "Ray: 2 parts at once",
-        "part ",
-        "joining 4 parts",
+        "Ray: 2 chunks at once",
+        "chunk ",
+        "joining 4 chunks",
         str(tmp_path / "out.mkv"),
     )
     assert [line for line in error.splitlines() if not line.startswith(beginnings)] == []
-    assert error.count("\npart ") == 4
+    assert error.count("\nchunk ") == 4
     assert decoded(tmp_path / "out.mkv") == reference
     assert nothing_is_left(temporary)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
@@ -163,7 +163,7 @@ def test_stopped_and_gone_on_with_here(
     until(lambda: not cluster.head.named("vspipe") and not cluster.head.named("ffmpeg"), 20)
     result = encode(film, tmp_path / "out.mkv", "--preset", "x264", *CHUNK)  # without Ray
     assert result.returncode == 0, result.stderr
-    assert "of 4 parts are there already" in result.stderr
+    assert "of 4 chunks are there already" in result.stderr
     assert decoded(tmp_path / "out.mkv") == reference
 
 
@@ -183,7 +183,7 @@ def test_machines_that_go_away_cost_their_chunks(
         others = [cluster.start("--num-cpus", "1", **environment) for _ in range(1, count)]
         process = start(cluster, film, tmp_path / "out.mkv")
         events = wait_for(process, "machines")
-        assert events[-1]["text"] == f"Ray: {count} parts at once, each with 1 CPU, on {count} machines"
+        assert events[-1]["text"] == f"Ray: {count} chunks at once, each with 1 CPU, on {count} machines"
         frozen = freeze_encoders([cluster.head, *others])
         if apart:
             cluster.cut(2)
@@ -226,7 +226,7 @@ def test_machines_that_lack_something_are_left_out_and_say_why(
         cluster.start("--num-cpus", "1", **environment)
         reported = finish(start(cluster, film, tmp_path / "out.mkv"))
     assert len(texts(reported, "left out")) == 2
-    assert texts(reported, "machines") == ["Ray: 1 part at once, each with 1 CPU, on 1 machine"]
+    assert texts(reported, "machines") == ["Ray: 1 chunk at once, each with 1 CPU, on 1 machine"]
     assert decoded(tmp_path / "out.mkv") == reference
 
 

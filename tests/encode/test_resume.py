@@ -169,7 +169,9 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
     message = encode(source, output, "--preset", "ffv1")
     assert message.returncode == 0, message.stderr
     assert "starting over, because these differ from the interrupted run: " in message.stderr
-    assert "preset" in message.stderr.split("interrupted run: ")[1].splitlines()[0]
+    changed = message.stderr.split("interrupted run: ")[1].splitlines()[0]
+    assert "preset" in changed
+    assert "--chunk" in changed  # as the user gives it, not by the setting's name
     refused = encode(source, output, "--preset", "x264")
     assert refused.returncode == 1
     assert "exists, and was made from another source or with other settings" in refused.stderr
@@ -180,6 +182,15 @@ def test_other_settings_or_another_source_begin_anew_and_say_so(
     assert [event["changed"] for event in messages if event["event"] == "anew"] == [["source"]]
     assert len(decoded(output)) == LENGTH
     assert decoded(output) != reference
+
+
+def test_a_run_that_ended_before_its_first_chunk_is_not_called_interrupted(
+    film: Path, encode: Encode, tmp_path: Path
+) -> None:
+    for preset in ("ffv1", "x264"):
+        failed = encode(film, tmp_path / "out.mkv", "--preset", preset, "--device", "7")
+        assert "device=[7] does not exist" in failed.stderr
+        assert "starting over" not in failed.stderr
 
 
 def test_damaged_parts_and_a_damaged_journal_are_made_again(
@@ -231,7 +242,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(encode: Encode, tmp_
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         again = encode(film, disk / "out.mkv", *CHUNK)
         assert again.returncode == 0, again.stderr
-        assert f"{len(kept)} of 4 parts are there already" in again.stderr
+        assert f"{len(kept)} of 4 chunks are there already" in again.stderr
         assert len(decoded(disk / "out.mkv")) == LENGTH
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

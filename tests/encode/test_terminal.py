@@ -91,12 +91,12 @@ def test_the_line_fits_and_nothing_stays_of_it(watch: Any, columns: int) -> None
 def test_ctrl_c_in_a_terminal(watch: Any, identity_2x: Path, film: Path, tmp_path: Path) -> None:
     words = command(identity_2x, film, tmp_path / "out.mkv", "--preset", "x264", *CHUNK)
     terminal = watch(words, 80)
-    terminal.until(lambda lines: any(line.startswith("part 1 of 4: 15 frames, ") for line in lines))
+    terminal.until(lambda lines: any(line.startswith("chunk 1 of 4: 15 frames, ") for line in lines))
     terminal.type(b"\x03")
     assert terminal.end() == 130
     assert terminal.lines()[-1] == "vsfdatrd: stopped; run the same command again to continue"
     assert not terminal.cursor_is_hidden
     again = watch(words, 80)
     assert again.end() == 0
-    assert "of 4 parts are there already" in "\n".join(again.lines())
+    assert "of 4 chunks are there already" in "\n".join(again.lines())
     assert "out.mkv is done: 60 frames" in " ".join(again.lines()[-3:])

@@ -1,18 +1,23 @@
 """Working folders of encodes: long names, planted links, folders of other users."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from tests.encode.conftest import Encode
+from tests.encode.conftest import Encode, moving, write
 from vsfdatrd.cli import main
 from vsfdatrd.encode import settings
+from vsfdatrd.encode.chunk import EncodeParams, accept_file
 from vsfdatrd.encode.ray.preflight import Environment
 from vsfdatrd.encode.ray.remote_tasks import EncodeOrder, clear, trial
-from vsfdatrd.encode.workspace import open_workspace
+from vsfdatrd.encode.scenes import Chunk
+from vsfdatrd.encode.workspace import open_workspace, resume_chunks
 from vsfdatrd.errors import ArgumentError, EncodeError
 
 
@@ -51,6 +56,56 @@ def test_links_to_folders_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(EncodeError, match="is a link"), open_workspace(tmp_path / "out.mkv"):
         pass
     assert not (tmp_path / "nothing").exists()
+
+
+def test_only_whole_and_unchanged_chunks_are_resumed(tmp_path: Path) -> None:
+    with open_workspace(tmp_path / "out.mkv") as place:
+        place.chunks.mkdir()
+        film = write(moving(4), tmp_path / "film.mkv", "25")
+        chunks = [Chunk(n, 4 * n, 4 * n + 4) for n in range(7)]
+        journal = place.journal(pytest.fail)
+        journal.begin({}, chunks)
+        params = EncodeParams(place.script, (), Fraction(25), place.chunks)
+        for chunk in chunks[:4]:
+            shutil.copy(film, place.chunks / "new.mkv")
+            journal.add(accept_file(place.chunks / "new.mkv", chunk, params, 1.0))
+        other = film.read_bytes().replace(b"Lavf", b"lavF")  # as large and valid, but not what was recorded
+        assert other != film.read_bytes()
+        (place.chunks / chunks[0].name).write_bytes(other)
+        (place.chunks / chunks[1].name).unlink()
+        with (place.chunks / chunks[2].name).open("ab") as file:
+            file.write(b"x")
+        shutil.copy(film, place.chunks / chunks[4].name)  # killed before it was recorded
+        shutil.copy(film, place.chunks / "00006.whole.mkv")  # killed before it was verified
+        (place.chunks / "00007.whole.mkv").write_bytes(film.read_bytes()[:-100])
+        (place.chunks / "00007.1234.tmp.mkv").write_bytes(b"x")
+        result = resume_chunks(place, journal, params)
+        assert [record.chunk for record in result] == chunks[3:6]
+        assert sorted(os.listdir(place.chunks)) == [chunk.name for chunk in chunks[3:6]]
+        assert place.journal(pytest.fail).done_chunks() == result
+
+
+def test_a_link_planted_while_the_folder_is_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.mkdir
+
+    def plant(folder: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        original(folder, mode, parents, exist_ok)
+        (folder / "script.vpy").symlink_to(tmp_path / "victim")
+
+    monkeypatch.setattr(Path, "mkdir", plant)
+    with pytest.raises(EncodeError, match="is a link"), open_workspace(tmp_path / "out.mkv"):
+        pass
+
+
+def test_a_folder_that_another_process_has_just_removed_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(lock: FileLock, blocking: bool = True) -> None:
+        shutil.rmtree(Path(lock.lock_file).parent)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(EncodeError, match="has just finished"), open_workspace(tmp_path / "out.mkv"):
+        pass
 
 
 def test_a_link_is_a_sentence_of_the_command(encode: Encode, film: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_frames_through_a_graph_and_back(held: ExitStack, pinned: bool) -> None:
     memory = mmap.mmap(-1, 6 * BYTES)
     frames = np.frombuffer(memory, np.uint8).reshape(3, 2, BYTES)
     if pinned:
-        held.enter_context(cuda.PinnedMemory(cuda.address_of(memory), len(memory)))
+        held.enter_context(cuda.PinnedMemory(cuda.host_address(memory), len(memory)))
     there, network, back = (held.enter_context(cuda.Stream()) for _ in range(3))
     source, result = (held.enter_context(cuda.DeviceMemory(BYTES)) for _ in range(2))
     graph = held.enter_context(network.capture(lambda: network.copy(result, source)))

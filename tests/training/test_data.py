@@ -50,6 +50,18 @@ def test_a_straight_view_shows_the_tile_s_own_pixels(tiles: Path, size: int) -> 
         assert any(places)
 
 
+def test_squeezed_views_have_no_stairs(tiles: Path) -> None:
+    """Lines of one pixel are finer than the pixels of a view that is squeezed to 16:9, and fade."""
+    it = pool(tiles)
+    it.aspects = torch.full((4,), 64 / 45)
+    lines = torch.zeros(1, 3, TILE, TILE, dtype=torch.uint8)
+    lines[..., ::2] = 255
+    seen = it._view(lines, 40, 120, zoom=(1.0, 1.0), straight=0.0)
+    contrast = seen[:, 0, 40:80, 40:80].std((1, 2))
+    assert contrast.max() > 0.32, "some views are not squeezed"
+    assert contrast.min() < 0.28
+
+
 def test_lines_cover_some_of_the_picture_and_are_thin(tiles: Path) -> None:
     it = pool(tiles)
     for cover in (it._strokes(6, 120), it._grids(6, 120), it._lettering(6, 120)):

@@ -3,12 +3,15 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.nn.functional as F
+import vapoursynth as vs
 from torch import Generator, Tensor
 
 from models.training import strengths as module
 from models.training.degrade import add_noise, degrade
+from models.training.lines import spline36, supersample, through
 from models.training.mpeg2 import quantize, quantize_difference
 from models.training.strengths import ANALOG_STEPS, FILM_STEPS, KERNELS, STEPS, Strengths, draw_strengths
+from tests.clips import clip_of, planes
 
 
 def seeded(seed: int = 1) -> Generator:
@@ -156,6 +159,28 @@ def test_chroma_comes_back_where_it_was() -> None:
     slope = 0.4 / 64  # per LR pixel, of red
     assert float((half - none)[:, 0, :, inside].mean()) == pytest.approx(0, abs=0.3 / 255)
     assert float((moved - none)[:, 0, :, inside].mean()) == pytest.approx(-0.25 * slope, abs=0.4 / 255)
+
+
+def test_chroma_is_read_back_as_the_filter_does() -> None:
+    """With zimg's Spline36, at left siting; only near the border is it another."""
+    luma, half = torch.zeros(32, 40), torch.rand(16, 20, generator=seeded())
+    form = vs.core.get_video_format(vs.YUV420PS)
+    clip = clip_of(form, [[plane.numpy() for plane in (luma, half, half)]], _ChromaLocation=0, _Matrix=6)
+    expected = torch.from_numpy(planes(clip.resize.Spline36(format=vs.YUV444PS))[1])
+    one = torch.ones(1)
+    back = through(half[None, None], supersample(32, 2, one, spline36), supersample(40, 2, one / 2, spline36))[0, 0]
+    inside = slice(6, -6)
+    torch.testing.assert_close(back[inside, inside], expected[inside, inside])
+
+
+def test_one_field_of_a_combed_picture_stays_where_it_is() -> None:
+    """Odd lines are displaced, so the even ones are kept."""
+    hr = torch.full((16, 3, 64, 64), 0.3)
+    hr[..., 24:40] = 0.7
+    combed, none = (
+        degrade(hr, Strengths.only(16, {"one_field": 1, "combing": shift}), seeded())[..., 4:-4, :] for shift in (3, 0)
+    )
+    assert (combed - none).abs().max() < 1.01 / 255
 
 
 def test_only_clean_samples_get_more_noise() -> None:

@@ -1,7 +1,9 @@
 """The trainer as its users run it, with the smallest network."""
 
 import json
+import signal
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ from safetensors.numpy import save_file
 
 from models.training import train
 from models.training.curve import COLORS, Log
+from models.training.data import CropSampler
 from models.training.optimize import learning_rate_at
 from models.training.recipe import Recipe
-from models.training.state import export, load_state
+from models.training.state import export, load_state, save_state
 from models.training.trainer import Trainer, starting_network
-from models.training.validate import KINDS
+from models.training.validate import KINDS, Enlarge, Scores, Validation
 from vsfdatrd.checkpoint import load_model, open_checkpoint
 from vsfdatrd.nn.fdat_rd import FdatRd
 
@@ -105,8 +108,7 @@ def test_export_writes_the_averaged_weights(trained: Path, tiles: Path, tmp_path
 
 def test_training_goes_on_from_given_weights(trained: Path, tiles: Path, tiny_model: Path) -> None:
     trainer = Trainer(Recipe.read(trained / "recipe.toml"), tiles, torch.device("cpu"))
-    trainer.start_from(starting_network(trained / "fdat_rd_tiny_2x.safetensors", trainer.recipe), 0.5)
-    assert trainer.minutes == 0.5
+    trainer.start_from(starting_network(trained / "fdat_rd_tiny_2x.safetensors", trainer.recipe))
     trainer.train_step()
     assert isinstance(trainer.network, FdatRd)
     assert trainer.network.conv_after.weight.any()
@@ -140,6 +142,45 @@ def test_resuming_is_as_if_never_stopped(tiles: Path, tmp_path: Path, one_thread
     again.resume(tmp_path / "checkpoint.pt")
     assert losses(again, 2) == pytest.approx(expected, rel=1e-4)
     assert again.step == 4
+
+
+@pytest.mark.parametrize("kind", ["slim", "full"])
+def test_resuming_without_the_state_of_random_numbers_draws_other_crops(tiles: Path, tmp_path: Path, kind: str) -> None:
+    """A slim checkpoint has none, and that of a GPU means nothing to a CPU."""
+    trainer = Trainer(Recipe(variant="tiny", steps=20, batch=1, size=60, sprites=4), tiles, torch.device("cpu"))
+    trainer.sample()
+    trainer.step = 3
+    file = tmp_path / train.CHECKPOINTS[kind]
+    if kind == "full":
+        save_state(file, trainer.state() | {"device": "cuda"})
+    else:
+        trainer.save(file)
+    again = Trainer(trainer.recipe, tiles, torch.device("cpu"))
+    again.resume(file)
+    assert again.generator.initial_seed() == trainer.recipe.seed + 3
+    assert isinstance(again.pool, CropSampler)
+    assert again.pool.chance.getstate() != Random(trainer.recipe.seed).getstate()
+
+
+def test_a_request_to_end_during_validation_loses_nothing(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps since the last checkpoint are saved."""
+    recipe = recipe_file(tmp_path, steps=1000, validate_minutes=0, checkpoint_minutes=1000)
+    measure = Validation.measure
+    calls: list[Enlarge] = []
+
+    def interrupted(self: Validation, enlarge: Enlarge) -> Scores:
+        calls.append(enlarge)
+        if len(calls) == 4:  # cubic interpolation, before, and after each step
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, enlarge)
+
+    monkeypatch.setattr(Validation, "measure", interrupted)
+    out = tmp_path / "out"
+    assert train.main(arguments(recipe, tiles, out)) == 0
+    logged = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert load_state(out / train.CHECKPOINTS["full"])["step"] == logged[-1] >= 2
 
 
 def test_the_loss_falls(tiles: Path, one_thread: None) -> None:
@@ -198,6 +239,7 @@ def test_presets_can_be_read(file: Path) -> None:
         ({"sizes": 60}, "is nothing a recipe has"),
         ({"size": 50}, "multiple of 60"),
         ({"batch": "8"}, "is no int"),
+        ({"texture": 0.5}, "is nothing a recipe has"),
         ({"clean": 0.9}, "more than the whole"),
         ({"digital": 1.5}, "digital 1.5 is no share; choose 0 to 1"),
         ({"depth_per_group": -1}, "is negative"),

@@ -216,11 +216,11 @@ def test_a_training_writes_weights_of_fdat_rd_and_goes_on(one_thread: None, tile
         torch.testing.assert_close(net(picture), trainer.output(picture), atol=5e-3, rtol=0)  # fp16
     # The whole network takes it from there.
     whole = Trainer(replace(UNFOLDED, form="whole", optimizer="adamw"), tiles, torch.device("cpu"))
-    whole.start_from(starting_network(file, whole.recipe), 0.0)
+    whole.start_from(starting_network(file, whole.recipe))
     value, _ = whole.train_step()
     assert value.isfinite()
     again = Trainer(UNFOLDED, tiles, torch.device("cpu"))
-    again.start_from(starting_network(file, again.recipe), 0.0)
+    again.start_from(starting_network(file, again.recipe))
     with torch.no_grad():
         torch.testing.assert_close(again.output(picture), trainer.output(picture), atol=5e-3, rtol=0)
     trainer.save(tmp_path / "checkpoint.safetensors")
@@ -333,7 +333,7 @@ def test_the_whole_network_is_taught_without_attention(one_thread: None, tiles: 
         }
     )
     trainer = Trainer(recipe, tiles, torch.device("cpu"))
-    trainer.start_from(starting_network(start, trainer.recipe), 0.0)
+    trainer.start_from(starting_network(start, trainer.recipe))
     for _ in range(2):
         trainer.train_step()
     assert trainer.skipped == 0
@@ -351,6 +351,11 @@ def test_a_bank_shows_what_was_composed(tiles: Path, tmp_path: Path) -> None:
     again = CropCache.open(tmp_path / "bank.npy", lambda: pool, 20, 120)
     assert torch.equal(bank.crops, again.crops)
     assert list(tmp_path.iterdir()) == [tmp_path / "bank.npy"]
+    for count, size in ((21, 120), (20, 124)):
+        with pytest.raises(
+            ValueError, match=f"bank.npy has 20 crops of 120 pixels, and the recipe needs {count} of {size}"
+        ):
+            CropCache.open(tmp_path / "bank.npy", lambda: pool, count, size)
     views = bank.sample(8, 120)  # as large as the crops: nothing but mirrored, turned, recolored
     assert views.shape == (8, 3, 120, 120)
     known = {tuple(sorted(crop.float().mean((1, 2)).tolist())) for crop in bank.crops}

@@ -62,6 +62,35 @@ def test_neighboring_tiles_overlap() -> None:
     assert max(lefts) == 720 - 360
 
 
+def test_tiles_fade_into_each_other_evenly() -> None:
+    left, right = geometry.tile_frame(60, 100, 60, 60, 2).tiles
+    shared = 2 * (left.left + 60 - right.left)
+    ramp = (np.arange(shared) + 0.5) / shared
+    np.testing.assert_allclose(right.columns[0], [*ramp, *np.ones(120 - shared)], atol=1e-6)
+    np.testing.assert_allclose(left.columns[0], right.columns[0, ::-1], atol=1e-6)
+    small = geometry.tile_frame(32, 56, 32, 32, 1)  # a quarter of a small tile
+    assert [tile.left for tile in small.tiles] == [0, 24]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (1920, 1080), (540, 720)])
+def test_a_frame_is_divided_into_ever_more_tiles_that_are_nearly_square(height: int, width: int) -> None:
+    found = list(geometry.tilings(height, width, 2, 16))
+    counts = [len(tiling.tiles) for tiling in found]
+    assert counts[:2] == [2, 4]
+    assert 12 <= counts[-1] <= 16
+    assert all(a < b for a, b in pairwise(counts))
+    assert all(max(t.height, t.width) < 2 * min(t.height, t.width) for t in found)
+    assert all(len(t.tiles) * t.height * t.width < 1.4 * height * width for t in found)
+
+
+def test_no_frame_is_divided_into_tiles_that_hardly_exceed_their_overlaps() -> None:
+    (halves,) = geometry.tilings(65, 98, 2, 16)  # 65 pixels each, and the overlap is 32
+    assert (halves.height, halves.width) == (65, 65)
+    assert not list(geometry.tilings(65, 96, 2, 16))
+    assert not list(geometry.tilings(1080, 1920, 2, 1))
+    assert len(list(geometry.tilings(1080, 1920, 2, 2))) == 1
+
+
 def test_whole_frame_is_one_tile() -> None:
     tiling = geometry.single_tile(480, 720, 2)
     assert (tiling.height, tiling.width, len(tiling.tiles)) == (480, 720, 1)

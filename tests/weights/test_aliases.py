@@ -1,9 +1,11 @@
 """The user's own models: read by hand or by command, and never left broken."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from vsfdatrd.errors import ArgumentError
 from vsfdatrd.weights import aliases
@@ -50,7 +52,22 @@ def test_what_is_added_is_read_and_what_is_removed_is_gone(file: Path, path: str
     assert resolve_model("sharp") == resolve_model("Sharp") == Path(path)
     assert aliases.remove_alias("sharp").name == "sharp"
     assert aliases.read_aliases() == {"soft-2_x": other}
-    assert not [left for left in file.parent.iterdir() if left != file]
+    assert {left.name for left in file.parent.iterdir()} <= {file.name, f".{file.name}.lock"}
+
+
+def test_models_added_at_the_same_time_are_all_there() -> None:
+    names = [f"model-{number}" for number in range(12)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        for added in [pool.submit(aliases.add_alias, ModelAlias(name, Path("/a.pth")), CATALOG) for name in names]:
+            added.result()
+    assert sorted(aliases.read_aliases()) == sorted(names)
+
+
+def test_a_file_that_another_program_changes_for_too_long(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aliases, "_LOCK_SECONDS", 0.01)
+    file.parent.mkdir()
+    with FileLock(file.with_name(".models.toml.lock")), pytest.raises(ArgumentError, match="by another program"):
+        aliases.add_alias(ModelAlias("sharp", Path("/a.pth")), CATALOG)
 
 
 def test_what_was_written_by_hand_stays(file: Path) -> None:

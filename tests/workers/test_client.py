@@ -21,7 +21,7 @@ from vsfdatrd.backends.base import EngineSpec, FramePlanes
 from vsfdatrd.backends.openvino import backend as openvino
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.checkpoint import open_checkpoint
-from vsfdatrd.errors import EngineError, EngineUnavailable
+from vsfdatrd.errors import CheckpointError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.workers import client as process_module
 from vsfdatrd.workers import spawn
 from vsfdatrd.workers.client import StandbyWorker, Worker
@@ -282,6 +282,75 @@ def test_ctrl_c_does_not_end_a_worker_that_is_starting(monkeypatch: pytest.Monke
     os.kill(worker.pid, signal.SIGINT)
     assert worker.ask("free") == [5]
     worker.close()
+
+
+FAULTY = """
+from vsfdatrd import errors
+from vsfdatrd.workers.server import WorkerServer, serve_forever
+print("loading a library", flush=True)
+class Faulty(WorkerServer):
+    shapes = ([1, 2, 2], [1, 2, 2])
+    asked = 0
+    def do_describe(self):
+        self.asked += 1
+        return {"asked": self.asked}
+    def do_fail(self, kind):
+        raise getattr(errors, kind)("no") if kind else ValueError
+    def create_slots(self, memory, frames):
+        self.frames = frames
+    def submit(self, slot):
+        pass
+    def collect(self, slot):
+        if self.frames[slot][0].max() > 1:
+            raise ValueError
+        self.frames[slot][1][:] = self.frames[slot][0]
+serve_forever(Faulty)
+"""
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Name of a worker's module that answers after other output, and whose requests and frames may fail."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "faulty"
+
+
+def test_errors_of_a_worker_keep_their_kind(faulty: str) -> None:
+    worker = Worker(faulty)
+    for kind in (EngineError, EngineBuildError, PrecisionUnfit, EngineUnavailable, CheckpointError):
+        with pytest.raises(kind, match="no") as caught:
+            worker.ask("fail", kind=kind.__name__)
+        assert type(caught.value) is kind
+    with pytest.raises(EngineError, match="ValueError"):
+        worker.ask("fail", kind=None)
+    worker.close()
+
+
+def test_a_frame_that_fails_does_not_spoil_the_next_one(faulty: str) -> None:
+    engine = RemoteEngine(Worker(faulty), 1, [1, 2, 2], [1, 2, 2])
+    for value in (0.25, 2, 0.5):
+        engine.input(0).fill(value)
+        engine.submit(0)
+        if value > 1:
+            with pytest.raises(EngineError, match="ValueError"):
+                engine.collect(0)
+        else:
+            assert (engine.collect(0) == value).all()
+    engine.close()
+
+
+def test_a_standby_worker_is_asked_once_and_replaced_after_an_error(faulty: str) -> None:
+    standby = StandbyWorker(faulty)
+    assert standby.describe() == standby.describe() == {"asked": 1}
+    pid = standby.start().pid
+    with pytest.raises(EngineBuildError):
+        standby.ask("fail", kind="EngineBuildError")
+    assert not psutil.pid_exists(pid)
+    assert standby.ask("describe") == {"asked": 1}
+    pid = standby.start().pid
+    standby.shutdown()
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_module_that_does_not_start_is_an_error() -> None:

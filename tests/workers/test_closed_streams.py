@@ -20,7 +20,7 @@ SERVING = """
 from vsfdatrd.workers.server import WorkerServer, serve_forever
 class Negative(WorkerServer):
     shapes = ([1, 4, 4], [1, 4, 4])
-    def prepare(self, memory, frames): self.frames = frames
+    def create_slots(self, shared_memory, frames): self.frames = frames
     def submit(self, slot): print("chatter", flush=True)
     def collect(self, slot): self.frames[slot][1][:] = 1 - self.frames[slot][0]
     def do_streams(self):

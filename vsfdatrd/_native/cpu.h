@@ -48,6 +48,6 @@ typedef struct {
     const int16_t *values;    /* (2, padded / 2, 16, 2) */
     const float *value_scale; /* (32) */
     int64_t count, padded;    /* number of keys, and the next multiple of 16 */
-} Memory;
+} KeyValue;
 
 #endif

@@ -97,7 +97,7 @@ INLINE float powers(float *scores, int64_t padded, float peak) {
  * negative where there is no key. out: row stride of `apart` floats. tops, sums: (rows) the largest score and the sum of
  * 2^(score - top), or NULL. scores: scratch of (6, padded) floats; shares: scratch of (6, padded) integers.
  */
-static inline void attend(const int16_t *q, const float *steps, int64_t rows, const Memory *memory, const float *bias,
+static inline void attend(const int16_t *q, const float *steps, int64_t rows, const KeyValue *memory, const float *bias,
                           int64_t bias_apart, float *out, int64_t apart, float *tops, float *sums, float *scores,
                           int16_t *shares) {
     int64_t padded = memory->padded;
@@ -146,14 +146,14 @@ static inline void attend(const int16_t *q, const float *steps, int64_t rows, co
 }
 
 /* Allocates packed keys and values of one head for `count` tokens, at most WINDOW, from scratch. */
-static Memory small_memory(char **scratch, int64_t count) {
+static KeyValue small_memory(char **scratch, int64_t count) {
     int64_t padded = (count + COLUMNS - 1) / COLUMNS * COLUMNS;
-    Memory memory = {take(scratch, padded * HEAD * 2), take(scratch, padded * 4), take(scratch, padded * HEAD * 2),
+    KeyValue memory = {take(scratch, padded * HEAD * 2), take(scratch, padded * 4), take(scratch, padded * HEAD * 2),
                      take(scratch, HEAD * 4), count, padded};
     return memory;
 }
 
-static void fill(const Memory *memory, const float *keys, const float *values, int64_t apart) {
+static void fill(const KeyValue *memory, const float *keys, const float *values, int64_t apart) {
     memorise(keys, values, apart, memory->count, memory->padded, (int16_t *)memory->keys, (float *)memory->key_scale,
              (int16_t *)memory->values, (float *)memory->value_scale);
 }
@@ -185,7 +185,7 @@ KERNEL(windows)(const float *source, float *t, const float *c, int64_t width, in
     float *split = take(&scratch, WINDOW * 3 * HEAD * 4), *mixed = take(&scratch, WINDOW * channels * 4);
     float *scores = take(&scratch, ROWS * KEYS * 4);
     int16_t *shares = take(&scratch, ROWS * KEYS * 2);
-    Memory memory = small_memory(&scratch, WINDOW);
+    KeyValue memory = small_memory(&scratch, WINDOW);
 #ifdef FDATRD_AMX
     float *projected = take(&scratch, AMX_TOKENS * channels * 4);
 #endif
@@ -282,7 +282,7 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
     float *part_tops = take(&scratch, rows * 4), *part_sums = take(&scratch, rows * 4);
     float *scores = take(&scratch, ROWS * KEYS * 4), *mask = take(&scratch, KEYS * 4);
     int16_t *shares = take(&scratch, ROWS * KEYS * 2);
-    Memory memory = small_memory(&scratch, WINDOW);
+    KeyValue memory = small_memory(&scratch, WINDOW);
     for (int64_t i = 0; i < KEYS; i++) mask[i] = i < WINDOW ? 0 : -1e30f;
     for (int64_t stretch = first; stretch < last; stretch++) {
         enter(t + stretch * WINDOW * channels, WINDOW, channels, WINDOW * channels, *norm, inner_norm, a, steps);
@@ -315,12 +315,12 @@ KERNEL(read)(const float *t, int64_t first, int64_t last, const Norm *norm, cons
 
 /* Dictionary attention: t += proj(attention of e_q(norm(t)) to the refined dictionary) + bias, for tokens [first, last).
  *
- * words: the packed keys and values of the dictionary, one Memory per head. bias: (C).
+ * dictionary: the packed keys and values of the dictionary, one KeyValue per head. bias: (C).
  */
-KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q, const Memory *words,
+KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const Matrix *e_q, const KeyValue *dictionary,
                 int64_t heads, const Matrix *proj, const float *bias, char *scratch) {
     begin_products();
-    int64_t channels = proj->inner, padded = words->padded;
+    int64_t channels = proj->inner, padded = dictionary->padded;
     float *split = take(&scratch, BLOCK * channels * 4);
     float *mixed = take(&scratch, BLOCK * channels * 4), steps[BLOCK], query_steps[BLOCK];
     int16_t *a = take(&scratch, BLOCK * channels * 2), *q = take(&scratch, BLOCK * HEAD * 2);
@@ -333,7 +333,7 @@ KERNEL(look_up)(float *t, int64_t first, int64_t last, const Norm *norm, const M
         product(a, steps, count, e_q, split, channels);
         for (int64_t head = 0; head < heads; head++) {
             queries(split + head * HEAD, channels, count, q, query_steps);
-            attend(q, query_steps, count, words + head, mask, 0, mixed + head * HEAD, channels, NULL, NULL, scores,
+            attend(q, query_steps, count, dictionary + head, mask, 0, mixed + head * HEAD, channels, NULL, NULL, scores,
                    shares);
         }
         for (int64_t i = 0; i < count; i++) steps[i] = quantize(mixed + i * channels, channels, a + i * channels);

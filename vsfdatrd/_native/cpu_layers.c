@@ -9,13 +9,13 @@
 
 #if !defined(FDATRD_VNNI) && !defined(FDATRD_AMX) /* these two serve all variants */
 /* Returns the bytes of scratch per thread for maps `width` tokens wide with C channels, `hidden` channels in the
- * feed-forward network and a dictionary of `words` tokens.
+ * feed-forward network and `dict_tokens` dictionary tokens.
  */
-EXPORT int64_t fdatrd_cpu_scratch(int64_t width, int64_t channels, int64_t hidden, int64_t words) {
+EXPORT int64_t fdatrd_cpu_scratch(int64_t width, int64_t channels, int64_t hidden, int64_t dict_tokens) {
     int64_t wide = hidden > 3 * channels ? hidden : 3 * channels;
     int64_t rows = (width + 2) * (16 * hidden + 40 * channels + 64); /* upper bound for the map rows of all layers */
     int64_t windows = KEYS * (wide + 4 * channels) * 4 + 8 * KEYS * HEAD * 4;
-    int64_t dictionary = (words + ROWS) * (HEAD + 2 * channels) * 8;
+    int64_t dictionary = (dict_tokens + ROWS) * (HEAD + 2 * channels) * 8;
     return rows + windows + dictionary + BLOCK * wide * 8 + (1 << 20);
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vsfdatrd.archs.registry.base import ModelDescriptor
-from vsfdatrd.backends import speed, traced_graphs
+from vsfdatrd.backends import network_graphs, speed
 from vsfdatrd.backends.base import Backend, EngineSpec, SlotPool
 from vsfdatrd.backends.gpu.devices import gpu_count
 from vsfdatrd.backends.native import backend as native
@@ -138,8 +138,8 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
     """Open an engine from the cache, after building it if necessary.
 
     Frames are padded to the network's multiple, so sizes with the same padded size share an engine, as do all filters
-    that need the same engine at the same time. With ``backend="auto"``, a backend that fails is logged as a warning
-    and the next one is tried.
+    that need the same engine at the same time. With ``backend="auto"``, a backend that fails, or on a CPU needs more
+    memory than there is, is logged as a warning and the next one is tried.
 
     Args:
         checkpoint: The network.
@@ -165,12 +165,19 @@ def open_engine(checkpoint: Checkpoint, height: int, width: int, options: Option
         timed: list[SlotPool] = []  # keeps the timed engines open, so that the fastest need not be opened again
         try:
             result = _fastest_first(result, checkpoint, height, width, options, store, timed)
-            for name, module in result[:-1]:
+            failures: list[EngineError | InsufficientMemory] = []
+            for name, module in result:
                 try:
                     return _open_backend(name, module, checkpoint, height, width, options, store)
-                except EngineError as error:
-                    log.warning("The %s engine cannot be used: %s. Trying the next one.", name, str(error).rstrip("."))
-            return _open_backend(*result[-1], checkpoint, height, width, options, store)
+                except (EngineError, InsufficientMemory) as error:
+                    if isinstance(error, InsufficientMemory) and error.divide:
+                        raise  # tiles on a GPU are faster than whole frames on the CPU
+                    failures.append(error)
+                    if len(failures) < len(result):
+                        reason = str(error).rstrip(".")
+                        log.warning("The %s engine cannot be used: %s. Trying the next one.", name, reason)
+            # With the remedy for too little memory, tiles, the fastest engine can be used.
+            raise next((error for error in failures if isinstance(error, InsufficientMemory)), failures[-1])
         finally:
             for module in (native, openvino):
                 module.shutdown()  # end workers that were started before the model was known and are not needed
@@ -336,7 +343,7 @@ def _open_cached(name: str, module: Backend, spec: EngineSpec, store: EngineCach
     def build(directory: Path) -> None:
         with report_progress(f"building the {engine_name}"):
             if name != "torch":
-                traced_graphs.check_trace(spec.checkpoint)
+                network_graphs.check_trace(spec.checkpoint)
             try:
                 module.build(spec, directory)
             except PrecisionUnfit as error:  # remember it, since finding out takes as long as a build

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsfdatrd.backends import selection, traced_graphs
+from vsfdatrd.backends import network_graphs, selection
 from vsfdatrd.backends.base import EngineSpec
 from vsfdatrd.backends.tensorrt import backend as tensorrt
 from vsfdatrd.backends.tensorrt.library import RTX, parse_target
@@ -108,7 +108,7 @@ def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine
 
     def build_engine(directory: Path) -> None:
         with report_progress(f"building the tensorrt engine of {checkpoint.path.name} for {target}, {precision}"):
-            traced_graphs.check_trace(checkpoint)
+            network_graphs.check_trace(checkpoint)
             tensorrt.build_for(spec, directory, RTX, [target])
 
     path = store.open(key, build_engine, lambda directory: directory)

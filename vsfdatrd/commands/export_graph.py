@@ -36,7 +36,7 @@ def graph_for_others(checkpoint: Checkpoint, shape: tuple[int, int] | None, prec
     target = GraphTarget(precision, padding=True)
     if shape is None or not model.architecture.is_traced:
         return model.architecture.graph(model.config, checkpoint, shape, target)
-    from vsfdatrd.backends.traced_graphs import create_graph
+    from vsfdatrd.backends.network_graphs import create_graph
     from vsfdatrd.graph.half_precision import convert_precision
 
     padded = model.size.padded(*shape)

@@ -24,11 +24,11 @@ from vsfdatrd.backends.accuracy import compute_psnr, draw_line_art
 from vsfdatrd.backends.base import Engine, FramePlanes, SlotPool
 from vsfdatrd.backends.gpu.devices import list_gpus
 from vsfdatrd.backends.graphs import serialize
+from vsfdatrd.backends.network_graphs import create_graph
 from vsfdatrd.backends.reference import compute_reference
 from vsfdatrd.backends.speed import run_turn
 from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE
 from vsfdatrd.backends.tensorrt.library import choose_library
-from vsfdatrd.backends.traced_graphs import create_graph
 from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import ArgumentError, EngineError, FdatrdError

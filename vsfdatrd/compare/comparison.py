@@ -157,25 +157,25 @@ def _resize(clip: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
 
 
 def _make_shot(
-    comparison: Comparison, clips: _ScaledClips, picked: pick.ChosenFrame, pair: MatchedPair, *, with_uris: bool
+    result: Comparison, clips: _ScaledClips, picked: pick.ChosenFrame, pair: MatchedPair, *, with_uris: bool
 ) -> page.FramePair:
     """Measure one pair of frames and write its pictures."""
     large, small = (
-        (read_frame(comparison.before, first, pair.before), read_frame(comparison.after, second, pair.after))
+        (read_frame(result.before, first, pair.before), read_frame(result.after, second, pair.after))
         for first, second in (clips.large, clips.small)
     )
     score = metrics.ssimulacra2(clips.small[0][pair.before], clips.small[1][pair.after])
     numbers = metrics.measure_pair(large, small, score)
     images = pictures.to_image(large[0]), pictures.to_image(large[1])
     stem = f"frame_{pair.after:06d}"
-    seconds = float(comparison.after.times[pair.after])
+    seconds = float(result.after.times[pair.after])
     labels = (f"{LABELS[0]}, frame {pair.before}", f"{LABELS[1]}, frame {pair.after}, {page.format_time(seconds)}")
-    _write_picture(comparison, f"{stem}_side_by_side.png", pictures.encode_png(pictures.side_by_side(*images, labels)))
+    _write_picture(result, f"{stem}_side_by_side.png", pictures.encode_png(pictures.side_by_side(*images, labels)))
     crops = []
     for i, box in enumerate(pictures.find_detail(large[1]), 1):
         first, second = (picture.crop(box) for picture in images)
         sheet = pictures.side_by_side(first, second, labels, pictures.MAGNIFICATION)
-        _write_picture(comparison, f"{stem}_crop_{i}.png", pictures.encode_png(sheet))
+        _write_picture(result, f"{stem}_crop_{i}.png", pictures.encode_png(sheet))
         crops.append((first, second))
     return page.FramePair(
         pair,
@@ -188,6 +188,6 @@ def _make_shot(
     )
 
 
-def _write_picture(comparison: Comparison, name: str, content: bytes) -> None:
-    pictures.write_picture(comparison.folder / name, content)
-    comparison.files.append(comparison.folder / name)
+def _write_picture(result: Comparison, name: str, content: bytes) -> None:
+    pictures.write_picture(result.folder / name, content)
+    result.files.append(result.folder / name)

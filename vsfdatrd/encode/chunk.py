@@ -34,7 +34,7 @@ from vsfdatrd.workers.spawn import creation_flags, describe_exit
 
 _PROGRESS_LINE = re.compile(r"Frame: (\d+)/\d+")
 _BROKEN_PIPE_TEXT = "fwrite() call failed"  # vspipe's message if ffmpeg has exited
-_ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: )")  # of vspipe
+_ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: |Warning: )")  # of vspipe
 _MAX_LINES = 40  # of a program's output: as many first lines, which usually have the reason of a failure, as last ones
 _TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
 _EXIT_TIMEOUT = 10.0  # seconds for a program to exit after terminate()

@@ -31,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     Args:
         commands: The subparsers of the ``vsfdatrd`` command line.
     """
-    about = "upscale and encode a film, in parts; continues after an interruption"
+    about = "upscale and encode a film, in chunks; continues after an interruption"
     parser = commands.add_parser("encode", help=about, description=about, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", type=Path, metavar="file", help="input and output; or inputs, with --out")
     parser.add_argument(
@@ -42,10 +42,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--model", default="medium", help="a name from the catalog, or a weights file (medium)")
     add_processing_options(parser)
     parser.add_argument(
-        "--ray", metavar="ADDRESS", help="encode the parts on a Ray cluster: auto, or host:port of its head"
+        "--ray", metavar="ADDRESS", help="encode the chunks on a Ray cluster: auto, or host:port of its head"
     )
     parser.add_argument("--keep-sar", action="store_true", help="keep non-square pixels")
-    parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a part (5)")
+    parser.add_argument("--chunk", type=float, default=5.0, metavar="MINUTES", help="length of a chunk (5)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--script", action="store_true", help="print the VapourSynth script, and do nothing else")
     parser.add_argument("--json", action="store_true", help="report what happens as JSON on stdout, one event per line")
@@ -67,7 +67,7 @@ def add_processing_options(parser: argparse.ArgumentParser) -> None:
         help="luma_guided puts colors that bled over lines, as on LaserDisc, back behind them (none)",
     )
     parser.add_argument(
-        "--device", type=int, nargs="+", metavar="N", help="numbers of the GPUs, which work on separate parts (0)"
+        "--device", type=int, nargs="+", metavar="N", help="numbers of the GPUs, which work on separate chunks (0)"
     )
     parser.add_argument("--field", default="auto", help="auto, progressive, ivtc (telecined film) or deint (auto)")
     parser.add_argument(

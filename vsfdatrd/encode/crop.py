@@ -1,5 +1,6 @@
 """Black borders and cropping, and the output size for square pixels."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -116,4 +117,4 @@ def square_pixel_size(width: int, height: int, sar: Fraction) -> tuple[int, int]
 
 
 def _round_to_even(side: Fraction) -> int:
-    return 2 * round(side / 2)
+    return 2 * math.floor(side / 2 + Fraction(1, 2))  # up between two, which `round` does not do for 13

@@ -52,7 +52,7 @@ def are_drawn(before: Luma | None, frame: Luma, after: Luma | None) -> bool:
     combed = _combed_with_neighbors(signs != 0)
     unexplained = _combed_with_neighbors((signs != 0) & ~drawn)
     few = int(unexplained.sum()) < _MAX_UNEXPLAINED * int((combed & drawn[1:-1]).sum())
-    return _worst_block(unexplained) <= MAX_COMBED_PIXELS or few
+    return _max_marked_per_block(unexplained) <= MAX_COMBED_PIXELS or few
 
 
 def _combing_signs(luma: _Numbers) -> _Signs:
@@ -78,8 +78,8 @@ def _combed_with_neighbors(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return runs
 
 
-def _worst_block(mask: NDArray[np.bool_]) -> int:
-    """Return the largest number of marked pixels in any 16×16 block, at steps of 8."""
+def _max_marked_per_block(mask: NDArray[np.bool_]) -> int:
+    """Return the largest number of marked pixels in any 16×16 block. Blocks begin at multiples of 8."""
     rows, columns = (side // 8 for side in mask.shape)
     cells = mask[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).sum(axis=(1, 3))
     cells = np.pad(cells, (0, 1))  # a mask may have only one row of cells

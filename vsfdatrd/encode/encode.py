@@ -33,6 +33,7 @@ from vsfdatrd.encode.workspace import Workspace, open_workspace, resume_chunks
 from vsfdatrd.errors import ArgumentError, EncodeError
 from vsfdatrd.system.files import format_bytes, write_atomic
 from vsfdatrd.system.programs import ffmpeg, ffmpeg_version
+from vsfdatrd.video import frame_props
 from vsfdatrd.weights.catalog import resolve_model
 
 
@@ -99,7 +100,7 @@ def encode(path: Path, target: Path, settings: Settings, workers: Workers, repor
             metadata = frame_metadata.find_metadata(analysis.source)
         _report_streams(selection, metadata, settings.encoder, reporter)
         parts = _encode_chunks(workspace, journal, inputs, params, workers, reporter)
-        reporter.emit("joining", f"joining {len(parts)} {'part' if len(parts) == 1 else 'parts'}")
+        reporter.emit("joining", f"joining {len(parts)} {'chunk' if len(parts) == 1 else 'chunks'}")
         tag = _output_tag(fingerprint)
         missing = mux(
             MuxInputs(
@@ -157,6 +158,8 @@ def analyze(path: Path, index: Path | None, settings: Settings, scale: int, repo
     )
     for remark in source.remarks:
         reporter.emit("remark", remark)
+    if assumed := _describe_colors(clip):
+        reporter.emit("colors", assumed)
     reporter.emit(
         "fields", f"fields: {_FIELD_DESCRIPTIONS[fields.kind]}; {fields.why}", kind=fields.kind, why=fields.why
     )
@@ -204,6 +207,14 @@ def _model_argument(settings: Settings) -> str:
     return str(resolve_model(settings.model).resolve()) if Path(settings.model).suffix else settings.model
 
 
+def _describe_colors(clip: Any) -> str | None:
+    """Return which matrix and range are assumed for the film; None if its first frame states both."""
+    with clip.get_frame(0) as frame:
+        repairs = frame_props.missing_props(frame.props, frame.format, frame.width, frame.height)
+        form, width, height = frame.format, frame.width, frame.height
+    return frame_props.describe_assumptions("the film", repairs, form, width, height)
+
+
 def _describe_pixel_shape(sar: Fraction) -> str:
     return "square pixels" if sar == 1 else f"pixels {sar.numerator}:{sar.denominator} (width to height)"
 
@@ -213,6 +224,16 @@ _FIELD_DESCRIPTIONS = {
     "ivtc": "telecined film, the film's own frames are restored",
     "match": "film with shifted fields, which are matched again",
     "deint": "interlaced, deinterlaced",
+}
+
+
+_SETTING_DESCRIPTIONS = {
+    "chroma_filter": "--chroma-filter",
+    "ffmpeg": "the version of ffmpeg",
+    "further": "the options after --",
+    "keep_sar": "--keep-sar",
+    "minutes": "--chunk",
+    "vsfdatrd": "the version of vsfdatrd",
 }
 
 
@@ -266,10 +287,10 @@ def _prepare_workspace(
     """Write the script, and keep the journal of an earlier run; start a new one if any setting has changed."""
     now = fingerprint | {"script": script.without_devices(analysis.script)}
     before = journal.get("settings")
-    if before is not None and before != now:
+    if before is not None and before != now and journal.done_chunks():
         names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-        text = f"starting over, because these differ from the interrupted run: {', '.join(names)}"
-        reporter.emit("anew", text, changed=names)
+        changed = ", ".join(_SETTING_DESCRIPTIONS.get(name, name) for name in names)
+        reporter.emit("anew", f"starting over, because these differ from the interrupted run: {changed}", changed=names)
     if before != now:
         workspace.forget()
         with explain_damage(analysis.source.path):
@@ -300,7 +321,8 @@ def _first_frame(inputs: ChunkInputs, journal: Journal, workers: Workers, report
 def _encoder_options(settings: Settings, colors: dict[str, int], sar: Fraction) -> tuple[str, ...]:
     """Return all ffmpeg output options: encoder, color tags, the preset's and the user's options."""
     preset = settings.selected_preset
-    return ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
+    options = ("-c:v", preset.encoder, *presets.color_options(colors, sar), *preset.arguments, *settings.further)
+    return presets.merge_filters(options)
 
 
 def _report_streams(selection: streams.Selection, metadata: FrameMetadata, encoder: str, reporter: Reporter) -> None:
@@ -331,7 +353,7 @@ def _encode_chunks(
     if done:
         reporter.emit(
             "resuming",
-            f"{len(done)} of {len(chunks)} parts are there already ({ready} of {total} frames)",
+            f"{len(done)} of {len(chunks)} chunks are there already ({ready} of {total} frames)",
             parts=len(done),
             frames=ready,
         )
@@ -353,7 +375,7 @@ def _encode_chunks(
                     ready, size = ready + chunk.frames, size + event.bytes
                     reporter.emit(
                         "part",
-                        f"part {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
+                        f"chunk {chunk.number + 1} of {len(chunks)}: {chunk.frames} frames, "
                         f"{format_bytes(event.bytes)}, {format_duration(event.seconds)}",
                         part=chunk.number + 1,
                     )

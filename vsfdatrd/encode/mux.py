@@ -88,7 +88,7 @@ def mux(inputs: MuxInputs, target: Path) -> list[str]:
             raise
         reason = getattr(error, "strerror", None) or error
         raise EncodeError(
-            f"the parts cannot be joined in {target.parent} ({reason}); free some space there if it is full, "
+            f"the chunks cannot be joined in {target.parent} ({reason}); free some space there if it is full, "
             "then run the same command again: what is done is kept"
         ) from error
     return missing
@@ -239,7 +239,7 @@ def _video_packets(av: Any, inputs: MuxInputs, output: Any) -> Iterator[Any]:
                 insert = _metadata_inserter(av, inputs, stream.codec_context.codec.canonical_name, complete_header)
             elif header != extradata:
                 raise EncodeError(
-                    f"{path.name} was encoded with other headers than the first part; leave out options that make "
+                    f"{path.name} was encoded with other headers than the first chunk; leave out options that make "
                     "the encoder decide by content, or delete the folder next to the output to start over"
                 )
             beginning = None
@@ -317,8 +317,8 @@ def _other_packets(
         dts = pts if packet.dts is None else packet.dts
         if index in last and dts - shift < last[index] - CLOCK_RESET_SECONDS / base:
             raise clock_reset_error(streams.describe_stream(source.streams[index]), last[index] * base)
-        packet.pts = pts - shift
         packet.dts = last[index] = max(dts - shift, last.get(index, dts - shift))
+        packet.pts = max(pts - shift, packet.dts)  # muxers refuse packets that are shown before they are decoded
         packet.stream = outputs[index]
         yield packet
     for audio in decoded.values():

@@ -72,6 +72,19 @@ def selected_encoder(options: Sequence[str], default: str = "") -> str:
     return encoders[-1] if encoders else default
 
 
+def merge_filters(options: Sequence[str]) -> tuple[str, ...]:
+    """Chain all video filters in one option, since ffmpeg would use only those of the last.
+
+    Args:
+        options: ffmpeg output options; every option is followed by its value.
+    """
+    names = ("-vf", "-filter", "-filter:v", "-filter:v:0")
+    places = [place for place, option in enumerate(options[:-1]) if option in names]
+    chain = ",".join(options[place + 1] for place in places)
+    rest = [word for place, word in enumerate(options) if place not in places and place - 1 not in places]
+    return ("-vf", chain, *rest) if places else tuple(rest)
+
+
 def color_options(props: Mapping[str, int], sar: Fraction) -> tuple[str, ...]:
     """Return ffmpeg options for the metadata that y4m does not carry: color tags and sample aspect ratio.
 

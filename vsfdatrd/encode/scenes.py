@@ -54,7 +54,7 @@ def _scene_start(clip: Any, middle: int, reach: int) -> int:
     """Return the frame that differs most from the previous one, at most `reach` frames from `middle`."""
     import vapoursynth as vs
 
-    first = max(1, middle - reach)
+    first = middle - reach
     color = {"matrix": 6} if clip.format.color_family == vs.RGB else {}
     small = clip[first - 1 : middle + reach + 1].resize.Bilinear(
         _THUMBNAIL_SIDE, _THUMBNAIL_SIDE, format=vs.GRAY8, **color

@@ -14,6 +14,7 @@ from vsfdatrd.encode.source import vapoursynth_path
 _HEAD = """\
 # Written by vsfdatrd encode {version}. vspipe runs it:
 #     vspipe -c y4m -p this.vpy - | ffmpeg -i - -c:v libx265 out.mkv
+# y4m carries no color tags; those of HD are added by: -vf setparams=colorspace=bt709
 import vapoursynth as vs
 from vapoursynth import core
 

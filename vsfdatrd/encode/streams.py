@@ -97,7 +97,10 @@ def describe_stream(stream: Any) -> str:
     language = f" ({stream.language})" if getattr(stream, "language", None) else ""
     if stream.type == "attachment":
         return f"attachment {stream.metadata.get('filename', stream.index)}"
-    return f"{stream.type} {stream.index}: {getattr(stream, 'name', None) or 'unknown'}{language}"
+    codec = getattr(stream, "name", None) or "unknown"
+    if stream.type == "audio" and stream.codec_context:
+        codec = stream.codec_context.codec.canonical_name  # `name` is the decoder's, such as mp2float or dca
+    return f"{stream.type} {stream.index}: {codec}{language}"
 
 
 def _first_packets(av: Any, file: Any) -> dict[int, list[Any]]:

@@ -51,7 +51,7 @@ def clock_reset_error(stream: str, seconds: Fraction) -> EncodeError:
 
     Args:
         stream: A short description of the stream.
-        seconds: The time on the source's clock after which they go back.
+        seconds: The time after which they go back, in seconds after the start of the file.
     """
     return EncodeError(
         f"the timestamps of {stream} go back after {float(seconds):.1f} s; remux the source first, for example with "

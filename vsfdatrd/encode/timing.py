@@ -56,7 +56,7 @@ def format_rate(rate: Fraction) -> str:
 
 
 def compute_timing(source: Source, fields: Fields, frames: int) -> Timing:
-    """Compute the presentation times of the frames of a prepared clip: `frames` after field processing.
+    """Compute the presentation times of all frames that remain after field processing.
 
     Args:
         source: The source, with the timestamps of its frames.
@@ -75,7 +75,6 @@ def compute_timing(source: Source, fields: Fields, frames: int) -> Timing:
             )
     if fields.kind == "ivtc":
         times = _four_of_five(times, frames, source.rate)
-    times = times[:frames]
     start = source.start()
     rate = constant_rate(times, fields.rate(source.rate))
     if rate is not None:
@@ -105,7 +104,7 @@ def constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction | N
     for rate in (*near, declared):
         tolerance = 2 * min(_JITTER, 1 / rate / 2) + _ROUNDING
         errors = seconds - numbers / float(rate)
-        if np.ptp(errors) <= tolerance and np.abs(errors).max() <= tolerance:
+        if np.ptp(errors) <= tolerance:
             # In a short clip several rates fit; take the one with the smallest total deviation from the median error.
             fitting.append((float(np.abs(errors - np.median(errors)).sum()), rate))
     return min(fitting, key=lambda fit: fit[0])[1] if fitting else None

@@ -1,9 +1,10 @@
 """ArtCNN as an ONNX graph. `archs.artcnn` describes the network; `nn.artcnn` is the same function in PyTorch.
 
-The first and the last layer, and the skip connection around the others, are float32 in every precision. All four ends
-of the network are linear: last(first(image) + closing(body)). As two joined layers, one of the image and one of the
-body, they neither write nor read the float32 features, which are half of what a small network moves. Only the pixels at
-the frame's border differ, because the last layer does not see features beyond it; they are computed as written.
+The first and the last layer, and the skip connection around the others, are float32 in every precision. Everything
+around the body is linear: last(first(image) + closing(body)). It can be merged into two convolutions, one of the image
+and one of the body's result. These neither write nor read float32 features, which are half of the memory traffic of a
+small network. Only pixels at the border of the frame differ, because the last layer pads its input with zeros; they are
+computed with the original layers.
 """
 
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ class _Network:
     def write(self, size: tuple[int, int] | None) -> Name:
         """Write all layers, with float32 input and output."""
         if self.target.joined_layers and size and min(size) >= 6 * self.radius:
-            features = self._joined(*size)
+            features = self._merged(*size)
         else:
             start = self._start("input")
             features = self._end(start, self._body(start))
@@ -62,7 +63,7 @@ class _Network:
     def _conv(self, x: Name, layer: str, dtype: Any = None) -> Name:
         return self.g.conv(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"], dtype=dtype)
 
-    def _full(self, x: Name) -> Name:
+    def _to_float32(self, x: Name) -> Name:
         return self.g.cast(x, self.target.compute_dtype, FLOAT32)
 
     def _start(self, image: Name) -> Name:
@@ -70,7 +71,7 @@ class _Network:
         return self._conv(image, self.first, FLOAT32)
 
     def _body(self, start: Name) -> Name:
-        """All layers but the first and the last two."""
+        """All layers except the first and the last two."""
         g, compute, stream = self.g, self.target.compute_dtype, self.target.stream_dtype
         if not self.config.residual:
             y = g.cast(start, FLOAT32, compute)
@@ -87,10 +88,10 @@ class _Network:
 
     def _end(self, start: Name, y: Name) -> Name:
         """last(start + closing(y)), float32."""
-        return self._conv(self.g.op("Add", start, self._full(self._conv(y, self.closing))), self.last, FLOAT32)
+        return self._conv(self.g.op("Add", start, self._to_float32(self._conv(y, self.closing))), self.last, FLOAT32)
 
-    def _joined(self, height: int, width: int) -> Name:
-        """All layers, with joined ends."""
+    def _merged(self, height: int, width: int) -> Name:
+        """All layers, with the linear layers merged."""
         g = self.g
         with g.name_scope("first"):
             start = self._start("input")
@@ -103,19 +104,19 @@ class _Network:
             first = _compose_kernels(self.weights[f"{self.first}.weight"], last)
             of_image = g.conv("input", first, bias, dtype=FLOAT32)
             of_body = g.conv(y, _compose_kernels(self.weights[f"{self.closing}.weight"], last))
-            out = g.op("Add", of_image, self._full(of_body))
+            out = g.op("Add", of_image, self._to_float32(of_body))
         with g.name_scope("border"):
             for axis, side in ((3, width), (2, height)) if self.radius else ():
-                out = self._with_ends(out, self._ends(y, axis, side), axis, side)
+                out = self._replace_border(out, self._border(y, axis, side), axis, side)
         return out
 
-    def _ends(self, y: Name, axis: int, side: int) -> Name:
-        """Compute the outermost rows or columns of the output, layer by layer.
+    def _border(self, y: Name, axis: int, side: int) -> Name:
+        """Compute the outermost rows or columns of the output with the original layers.
 
-        Only the part of the frame that they depend on is computed.
+        Only the strips of the frame on which they depend are computed.
 
         Returns:
-            A batch of two, of whose 3·radius rows or columns the outermost `radius` are right.
+            A batch of two strips of 3·radius rows or columns. Only the outermost `radius` of each are correct.
         """
         reach = 3 * self.radius
         image, y = (
@@ -124,16 +125,16 @@ class _Network:
         )
         return self._end(self._start(image), y)
 
-    def _with_ends(self, out: Name, ends: Name, axis: int, side: int) -> Name:
-        """Replace the outermost rows or columns of a map."""
+    def _replace_border(self, out: Name, strips: Name, axis: int, side: int) -> Name:
+        """Replace the outermost rows or columns of a map with those of `_border`."""
         g, r = self.g, self.radius
-        low, high = (g.slice(ends, 0, i, i + 1) for i in (0, 1))
+        low, high = (g.slice(strips, 0, i, i + 1) for i in (0, 1))
         parts = g.slice(low, axis, 0, r), g.slice(out, axis, r, side - r), g.slice(high, axis, 2 * r, 3 * r)
         return g.op("Concat", *parts, axis=axis)
 
 
 def _compose_kernels(first: Array, second: Array) -> Array:
-    """The kernel of two convolutions in succession: (F, I, k, k) and (O, F, k, k) -> (O, I, 2k - 1, 2k - 1)."""
+    """Combine the kernels of two consecutive convolutions: (F, I, k, k), (O, F, k, k) -> (O, I, 2k - 1, 2k - 1)."""
     side = first.shape[-1]
     result = np.zeros((len(second), first.shape[1], 2 * side - 1, 2 * side - 1))
     for i, j in np.ndindex(second.shape[2:]):

@@ -13,7 +13,7 @@ FLOAT32 = np.float32
 IR_VERSIONS = {20: 9, 23: 11}
 """ONNX file format (IR) version for each operator set."""
 _INTEGERS = {"Add": int.__add__, "Sub": int.__sub__, "Mul": int.__mul__, "Div": int.__floordiv__, "Mod": int.__mod__}
-"""Operators of known dimensions."""
+"""Functions of the operators that `Writer.dim_op` computes if both dimensions are known."""
 
 type Name = str
 type Side = int | Name
@@ -40,10 +40,10 @@ class Writer:
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Name the nodes added inside the context ``<name>/<result>``, so that profiles tell the network's parts.
+        """Name the nodes added inside the context ``<name>/<result>``, so that profiles show the part of the network.
 
         Args:
-            name: Name of the part. The innermost part counts.
+            name: Name of the part. If contexts are nested, the innermost name is used.
         """
         before, self._part = self._part, f"{name}/"
         try:
@@ -83,11 +83,11 @@ class Writer:
         return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(target)))
 
     def length(self, x: Name, axis: int) -> Name:
-        """Size of x along an axis, read when the graph runs."""
+        """Return the size of x along an axis, which is determined when the graph runs."""
         return self.op("Shape", x, start=axis, end=axis + 1)
 
     def dim_op(self, kind: str, left: Side, right: Side) -> Side:
-        """Add, Sub, Mul, Div (integer) or Mod of two dimensions; computed at once if both are known."""
+        """Apply Add, Sub, Mul, Div (integer) or Mod to two dimensions; returns an int if both are known."""
         if isinstance(left, int) and isinstance(right, int):
             return _INTEGERS[kind](left, right)
         return self.op(kind, self.shape_tensor(left), self.shape_tensor(right))
@@ -104,7 +104,7 @@ class Writer:
         return self.op("Reshape", x, self.shape_tensor(*shape))
 
     def slice(self, x: Name, axis: int, start: Side, end: Side, step: int | None = None) -> Name:
-        """Take the values from `start` up to `end` along an axis; every `step`-th of them."""
+        """Slice x along an axis: every `step`-th value from `start` up to, but not including, `end`."""
         bounds = (start, end, axis) if step is None else (start, end, axis, step)
         return self.op("Slice", x, *map(self.shape_tensor, bounds))
 
@@ -215,7 +215,7 @@ def replace_ends(
     input_shape: Sequence[int | None],
     output_shape: Sequence[int | None],
 ) -> None:
-    """Put nodes before and after those of a graph, which then leads from ``input`` to ``output``, both float32.
+    """Add nodes before and after those of a graph, so that its input is ``input`` and its output ``output`` (float32).
 
     Args:
         graph: The graph; changed in place.

@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExportPatches(TorchFunctionMode):
-    """Context in which sorts need not be stable, and Fourier transforms of maps are products with constants.
+    """Context in which sorts are not stable, and Fourier transforms of maps are products with constants.
 
-    ONNX defines that equal values keep their order, and ONNX Runtime complies; OpenVINO 2026.4 does not. If that
-    affects the result, the graph fails the comparison with PyTorch.
+    According to the ONNX specification equal values keep their order. ONNX Runtime complies, OpenVINO 2026.4 does not.
+    If that affects the result, the graph fails the comparison with PyTorch.
     """
 
     def __torch_function__(
@@ -69,9 +69,9 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = Fal
 
 
 def _fold(x: Tensor, output_size: Any, *others: Any, **named: Any) -> Tensor:
-    """Fold, except for output sizes that depend on the frame size."""
-    # Networks that compute with the frame size cut it into overlapping patches and process those in batches. A graph
-    # would hold all of them at once and grow with the frame, unlike in PyTorch.
+    """Run `torch.nn.functional.fold`, but reject output sizes that depend on the frame size."""
+    # Such networks cut the frame into overlapping patches and process them in batches. In PyTorch only one batch is in
+    # memory, but a graph would hold all patches at once and grow with the frame.
     if isinstance(output_size, Sequence) and any(isinstance(side, Tensor) for side in output_size):
         raise NotImplementedError(
             "it computes overlapping patches of the frame, each of which a graph would have to hold"

@@ -2,7 +2,7 @@
 
 Attention and tails are in `attention` and `upsamplers`. Tokens are a matrix (N, C), in row-major order of the map
 (1, C, H, W). Shapes in comments are as in `nn.fdat_rd`: h heads of d channels, M dictionary tokens. H and W may be
-unknown until the graph runs. `fdat_rd_maps` is another form of it.
+unknown until the graph runs. `fdat_rd_maps` writes the same body in another form.
 """
 
 import numpy as np
@@ -29,8 +29,8 @@ class Network:
     def body(self, x: Name) -> Name:
         """Write everything from the padded frame to the padded result, with float32 input and output.
 
-        The output of the first convolution stays float32 until the last sum: bf16 has 8 bits, and skies would have
-        bands.
+        The output of the first convolution stays float32 until the last sum, because the 8 bits of bf16 would cause
+        banding in smooth gradients.
         """
         config, g, target = self.config, self.g, self.target
         with g.name_scope("first"):
@@ -39,14 +39,16 @@ class Network:
         for i, blocks in enumerate(blocks_with_windows(config.groups, config.windows)):
             deep = self._group(deep, blocks, self.weights.below(f"groups.{i}"))
         with g.name_scope("tail"):
-            mixed = g.cast(g.conv(self._down(deep), self.weights["conv_after.weight"]), target.compute_dtype, FLOAT32)
+            mixed = g.cast(
+                g.conv(self._to_compute(deep), self.weights["conv_after.weight"]), target.compute_dtype, FLOAT32
+            )
             total = g.op("Add", mixed, shallow)
             return write_tail(g, config, self.weights.below("upsampler"), total, self.height, self.width)
 
-    def _up(self, x: Name) -> Name:
+    def _to_stream(self, x: Name) -> Name:
         return self.g.cast(x, self.target.compute_dtype, self.target.stream_dtype)
 
-    def _down(self, x: Name) -> Name:
+    def _to_compute(self, x: Name) -> Name:
         return self.g.cast(x, self.target.stream_dtype, self.target.compute_dtype)
 
     def _first(self, x: Name) -> Name:
@@ -74,56 +76,58 @@ class Network:
         for i, (kind, window) in enumerate(blocks):
             t = self._block(t, kind, window, weights.below(f"blocks.{i}"))
         with self.g.name_scope("group"):
-            mixed = self.g.conv(self._to_maps(self._down(t), c), weights["conv.weight"])
-            return self.g.op("Add", self._up(mixed), maps)
+            mixed = self.g.conv(self._to_maps(self._to_compute(t), c), weights["conv.weight"])
+            return self.g.op("Add", self._to_stream(mixed), maps)
 
     def _block(self, t: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         g, c = self.g, self.config.embed_dim
         if zero_branches.attention_active(weights, kind):
             with g.name_scope(kind):
-                t = g.op("Add", t, self._up(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
+                t = g.op("Add", t, self._to_stream(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
         if zero_branches.ffn_active(weights):
             with g.name_scope("feed-forward"):
                 n = self._norm(t, weights, "n2")
-                t = g.op("Add", t, self._up(self._feed_forward(n, weights.below("ffn"), c)))
+                t = g.op("Add", t, self._to_stream(self._feed_forward(n, weights.below("ffn"), c)))
         return t
 
     def _mixed(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
-        """Attention and the parallel convolution, gated, on normalized tokens."""
+        """Attention of normalized tokens, combined with the gated parallel convolution."""
         attn = weights.below("attn")
         match kind:
             case "spatial":
                 mixed = self.attention.windows(n, attn, window)
-                return self._gate_by_pool(mixed, self._local(n, weights), weights)
+                return self._gate_by_pool(mixed, self._depthwise_gelu(n, weights), weights)
             case "channel":
                 bound = norm_bound(weights["n1.weight"], weights["n1.bias"], self.config.embed_dim)
                 mixed = self.attention.channels(n, attn, bound)
-                return self._gate_by_token(mixed, self._local(n, weights), weights)
+                return self._gate_by_token(mixed, self._depthwise_gelu(n, weights), weights)
             case _:
                 return self.attention.dictionary(n, attn)
 
     def _norm(self, t: Name, weights: Weights, name: str) -> Name:
         stream = self.target.stream_dtype
         with self.g.name_scope("norm"):
-            return self._down(self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream))
+            return self._to_compute(
+                self.g.layer_norm(t, weights[f"{name}.weight"], weights[f"{name}.bias"], dtype=stream)
+            )
 
     def _feed_forward(self, n: Name, weights: Weights, c: int) -> Name:
         g, hidden = self.g, self.config.ffn_dim
         wide = g.op("Gelu", g.matmul(n, weights["fc1.weight"]))
-        mixed = self._by_channel(wide, weights["smix.weight"], hidden)
+        mixed = self._depthwise(wide, weights["smix.weight"], hidden)
         return g.matmul(self._to_tokens(mixed, hidden), weights["fc2.weight"])
 
-    def _local(self, n: Name, weights: Weights) -> Name:
+    def _depthwise_gelu(self, n: Name, weights: Weights) -> Name:
         """GELU of a depthwise convolution, as a map (1, C, H, W)."""
         with self.g.name_scope("local"):
-            return self.g.op("Gelu", self._by_channel(n, weights["conv.0.weight"], self.config.embed_dim))
+            return self.g.op("Gelu", self._depthwise(n, weights["conv.0.weight"], self.config.embed_dim))
 
-    def _by_channel(self, tokens: Name, weight: Array, channels: int) -> Name:
+    def _depthwise(self, tokens: Name, weight: Array, channels: int) -> Name:
         """Depthwise 3×3 convolution. tokens: (N, C), weight: (C, 1, 3, 3) -> (1, C, H, W)."""
         g = self.g
         if not self.target.sm75:
             return g.conv(self._to_maps(tokens, channels), weight, groups=channels)
-        # (N, C) -> (1, H, W, C) with a border -> nine shifted maps, weighted and added
+        # (N, C) -> (1, H, W, C), padded -> nine shifted maps, weighted and added
         maps = g.reshape(tokens, 1, self.height, self.width, channels)
         maps = g.op("Pad", maps, g.shape_tensor(0, 1, 1, 0, 0, 1, 1, 0))
         total = ""
@@ -138,8 +142,8 @@ class Network:
     def _gate_by_pool(self, attn: Name, local: Name, weights: Weights) -> Name:
         """attn · sigmoid(W3 GELU(W1 mean(local))) + local."""
         g, c, compute = self.g, self.config.embed_dim, self.target.compute_dtype
-        # As 1×1 convolutions, not products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes on
-        # this one if it has a single thread.
+        # 1×1 convolutions instead of products: OpenVINO 2026.4 fuses a chain of small products as an MLP, and crashes
+        # on this one with a single thread.
         axes = g.constant([2, 3], np.int64)
         mean = g.op("ReduceMean", g.cast(local, compute, FLOAT32), axes, keepdims=1)  # (1, C, H, W) -> (1, C, 1, 1)
         hidden = g.op("Gelu", g.conv(mean, weights["inter.cg.1.weight"], dtype=FLOAT32))

@@ -4,9 +4,9 @@ In ``fp16`` and ``bf16`` everything that depends on the image is in half precisi
 convolutions are fp16 and all else is fp32, including residual sums, norms and softmax. Values that do not depend on the
 image (sizes, coordinates, masks) stay fp32, because many of them are integers above 2048, which fp16 cannot represent.
 
-Layers that carry the image itself stay fp32, since its gradations would be lost in fewer bits and skies would show
-bands: the first and the last layer in every precision; in ``bf16``, which has 8 bits, also what bypasses all other
-layers (the residual sums), and the layers after the last such sum.
+Layers whose values are the image itself stay fp32, because fewer bits would cause banding in smooth gradients. In every
+precision these are the first and the last layer. In ``bf16``, which has 8 bits, they also include the residual sums
+that bypass all other layers, and the layers after the last such sum.
 Whether the network tolerates the precision is not decided here: engines are compared with fp32 before they are used.
 """
 
@@ -26,7 +26,7 @@ DATA_MOVEMENT_OPS = {
 }
 """Operators that only move values, so they keep the type of their input."""
 MAX_TAIL_LAYERS = 8
-"""Largest number of layers after the last residual sum that bf16 keeps in fp32; more are not a tail."""
+"""Largest number of layers after the last residual sum that bf16 keeps in fp32; more layers are not a tail."""
 FLOAT32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 in every precision, by operator."""
 FLOAT32_OPS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "NonMaxSuppression", "QuantizeLinear", "Range"})
@@ -140,7 +140,7 @@ class _PrecisionConverter:
 
 
 def _value_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Type of every value in the graph."""
+    """Return the type of every value in the graph."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=False).graph
     result = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
     for values in (graph.input, graph.value_info, graph.output):
@@ -158,11 +158,11 @@ def _fp32_nodes(nodes: list[NodeProto], constant: set[str], results: list[str], 
         nodes: All nodes in topological order.
         constant: Names of values that do not depend on the image.
         results: Names of the graph's outputs.
-        layers_only: Select only the first and the last layers; otherwise also what bypasses the layers between them,
-            and the tail.
+        layers_only: Select only the first and the last layers; otherwise also the nodes that bypass the layers between
+            them, and the tail.
     """
     fixed = set(constant)
-    moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the image, with those of their inputs that do
+    moving: list[tuple[NodeProto, list[str]]] = []  # nodes that depend on the image, with their inputs that do, too
     for node in nodes:
         if _has_fixed_type(node, fixed):
             fixed.update(node.output)

@@ -10,30 +10,31 @@ from vsfdatrd.options import Precision
 
 @dataclass(frozen=True, slots=True)
 class GraphTarget:
-    """Precision, and the operators for which an engine has its best kernels."""
+    """Precision of a graph, and the operators for which an engine has fast kernels."""
 
     precision: Precision = "fp32"
     """Type of products, convolutions and attention. With ``mixed`` they are fp16, and the residual stream of tokens is
-    fp32; sums over a whole frame, norms and the small matrices are always fp32.
+    fp32. Sums over a whole frame, norms and small matrices are fp32 in every precision.
     """
     attention: bool = False
     """Use the ONNX operator Attention (since operator set 23) instead of products and a softmax."""
     split_reductions: bool = False
     """Split reductions over the whole frame into parallel chunks whose sums cannot overflow half precision."""
     sm75: bool = False
-    """For GPUs of compute capability 7.5. TensorRT-RTX has no fp32 matrix products there (1×1 convolutions do the small
-    ones), and builds tables of hundreds of megabytes for depthwise convolutions (sums of shifted maps replace those).
+    """Write for GPUs of compute capability 7.5, for which TensorRT-RTX has no fp32 matrix products and builds tables of
+    hundreds of megabytes for depthwise convolutions. Small products become 1×1 convolutions, and depthwise convolutions
+    become sums of shifted maps.
     """
     maps: bool = False
     """Write FDAT-RD and FDAT for frames of known size in the form of `fdat_rd_maps`. Needs `attention` and
     `split_reductions`.
     """
     joined_layers: bool = False
-    """Write linear layers in succession as one where that moves less memory (the ends of ArtCNN, for known sizes)."""
+    """Merge consecutive linear layers where that moves less memory (first and last layers of ArtCNN, known sizes)."""
     head_multiple: int = 1
-    """In attention over tokens, the channels of a head are padded with zeros to a multiple of this."""
+    """In attention over tokens, the channels of a head are padded with zeros to a multiple of this number."""
     padding: bool = False
-    """Accept any frame size: the graph pads to the network's multiple and crops, as the filter otherwise does."""
+    """Accept any frame size: the graph itself pads to the network's multiple and crops. Otherwise the filter does."""
 
     @property
     def compute_dtype(self) -> np.dtype[Any]:
@@ -63,13 +64,14 @@ OPENVINO = GraphTarget()
 def tensorrt_target(precision: Precision, sm75: bool = False, portable: bool = True) -> GraphTarget:
     """Build the target for TensorRT, which computes in exactly the types of the graph.
 
-    Its fused attention has no fp32 kernels and needs head sizes that are a multiple of 8. In fp32 only the form of
-    `fdat_rd_maps` has it, of which the library makes products.
+    TensorRT's fused attention has no fp32 kernels and needs head sizes that are a multiple of 8. In fp32, only the form
+    of `fdat_rd_maps` contains `Attention`, which the library decomposes into products.
 
     Args:
         precision: Precision of the graph.
         sm75: Write for compute capability 7.5.
-        portable: Write for TensorRT-RTX, whose builder shows what a graph costs; otherwise for TensorRT.
+        portable: Write for TensorRT-RTX, otherwise for TensorRT. Only the builder of TensorRT-RTX shows the cost of a
+            graph.
     """
     fused = precision != "fp32"
     maps = portable and not sm75

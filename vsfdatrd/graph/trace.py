@@ -1,6 +1,6 @@
 """Export a network that only exists as a PyTorch module to ONNX, by tracing it with one frame.
 
-`backends.traced_graphs` decides when a trace at a small size is sufficient.
+`backends.network_graphs` decides when a trace at a small size is sufficient.
 """
 
 import io
@@ -27,16 +27,16 @@ def trace_module(
 ) -> onnx.ModelProto:
     """Trace a module as a float32 graph from ``input`` to ``output``.
 
-    This runs one forward pass in PyTorch on the CPU, with its time and memory. The graph is what was computed for this
-    size, so every size-dependent decision of the network is the same as in PyTorch.
+    This runs one forward pass in PyTorch on the CPU, with its time and memory. The graph contains the operators that
+    were executed for this size, so every size-dependent decision of the network is the same as in PyTorch.
 
     Args:
         network: The module with all weights of the graph.
         forward: Runs the module on (1, C, H, W).
         input_shape: (1, C, H, W) of the frame to trace it with.
         network_name: Name of the network for error messages.
-        dynamic: Whether height and width of the graph are dynamic. Decisions of the network stay as they were at
-            this size, so the result has to be verified at others.
+        dynamic: Whether height and width of the graph are dynamic. Size-dependent decisions of the network stay as they
+            were at this size, so the result has to be verified at other sizes.
 
     Raises:
         EngineError: PyTorch cannot run the network or cannot export one of its operators.

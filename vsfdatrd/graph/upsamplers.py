@@ -1,7 +1,7 @@
 """The eight tails as ONNX; the same functions as `nn.upsamplers`, layer by layer.
 
-Tails that sample at computed positions (dysample, lda) are fp32 throughout: in half precision a position at the right
-of a wide frame would be off by a third of a pixel.
+Tails that sample at computed positions (dysample, lda) are entirely fp32, because in half precision a position at the
+right edge of a wide frame would be off by a third of a pixel.
 """
 
 import math
@@ -22,8 +22,8 @@ ALL_CHANNELS = slice(None)
 def write_tail(g: Writer, config: FdatFamilyConfig, weights: Weights, x: Name, height: Side, width: Side) -> Name:
     """Add the tail to a graph: x (1, C, H, W) -> image (1, O, H·s, W·s), both float32.
 
-    Its last layer is fp32 in every precision. In bf16 the entire tail is fp32: the image passes through it, nothing is
-    added to it afterwards, and 8 bits would show as bands in a sky (124 of 477 10-bit steps of a ramp were left).
+    Its last layer is fp32 in every precision. In bf16 the entire tail is fp32: no fp32 residual is added after it, so
+    the 8 bits of bf16 would cause banding (124 of the 477 10-bit levels of a gradient were left).
 
     Args:
         g: The graph.
@@ -122,9 +122,9 @@ class _Tail:
         return self.g.op("Resize", x, "", self.g.constant([1, 1, step, step], FLOAT32), **how)
 
     def _transposed(self, x: Name, step: int, into: Channels = ALL_CHANNELS, out: Channels = ALL_CHANNELS) -> Name:
-        """Transposed convolution that enlarges `step` times.
+        """Transposed convolution that upscales by `step`.
 
-        `into` masks the input channels that are present in x, and `out` the output channels that are needed.
+        `into` is a mask of the input channels that are present in x, and `out` of the output channels that are needed.
         """
         w = self._next()
         weight, bias = self.g.constant(w["weight"][into][:, out]), self.g.constant(w["bias"][out])
@@ -138,8 +138,8 @@ class _Tail:
         size = np.array([width, height], np.float64).reshape(2, 1, 1, 1)
         # Independent of the image: 2 (pixel center + initial position) / size - 1, (1, 2·g·s², H, W)
         start = weights["init_pos"].reshape(2, GROUPS * s * s, 1, 1)
-        centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))[:, None]  # (2, 1, H, W)
-        base = (2 * (centres + start) / size - 1).reshape(1, -1, height, width)
+        centers = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))[:, None]  # (2, 1, H, W)
+        base = (2 * (centers + start) / size - 1).reshape(1, -1, height, width)
         reach = np.repeat(1 / size.ravel(), GROUPS * s * s)  # 2 · 0.5 / size, folded into the offset's weights
         moved = g.conv(x, weights["offset.weight"] * reach[:, None, None, None], weights["offset.bias"] * reach)
         scope = g.op("Sigmoid", g.conv(x, weights["scope.weight"]))

@@ -18,5 +18,9 @@ class Weights:
         return np.asarray(self._tensors[self._prefix + name], np.float64)
 
     def below(self, name: str) -> "Weights":
-        """The tensors one level down, under another prefix component."""
+        """Return the tensors below a module, such as ``attn``.
+
+        Args:
+            name: Name of the module, relative to this prefix.
+        """
         return Weights(self._tensors, f"{self._prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Every kernel that ships: for which channels and precision, with which tiles, and the types of its arguments."""
+"""All kernels that ship: numbers of channels, precisions, tile sizes and types of arguments."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from vsfdatrd.kernels import (
 )
 
 CHANNELS = (96, 128, 192)
-"""Embedding dimensions: those of the published variants."""
+"""Numbers of channels (embedding dimensions) of the published variants."""
 PRECISIONS = {"fp16": "*fp16", "bf16": "*bf16"}
-"""Precisions, with Triton's name of a pointer to them."""
+"""Precisions, with Triton's name for the pointer type."""
 BLOCKS = {96: 32, 128: 128, 192: 64}
-"""Channels in a block: the largest power of two that divides the channels, and whose sums fit registers."""
+"""Channels in a block by number of channels: a power of two that divides it and whose accumulators fit registers."""
 WINDOW_TOKENS = 300
-"""Tokens in a window."""
+"""Number of tokens in a window."""
 
 _INTEGERS = frozenset(
     [
@@ -33,7 +33,7 @@ _INTEGERS = frozenset(
     ]
 )
 MULTIPLES = frozenset(["in_channels", "out_channels", "mid_channels", "padded_channels"])
-"""Integers that are multiples of 16, so that several values of a row can be loaded at once."""
+"""Integer arguments that are multiples of 16, which allows vectorized loads."""
 _FLOAT32 = {  # the arguments that are fp32 in every precision
     "conv_first": ("image", "weight", "bias", "shallow", "out_stats"),
     "conv_group": ("out_stats",),
@@ -74,7 +74,10 @@ _TAIL = {
     "lda_offset_features": ("out",),
     "lda_attention": ("maps", "out"),
 }
-"""Arguments of the tail's type: in bf16 the image would have bands, so that its tail is fp32, with products in tf32."""
+"""Arguments of the tail's type.
+
+In bf16 networks the tail is fp32 with products in tf32, because a bf16 tail would cause banding in the image.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,10 @@ class Variant:
     channels: int
     precision: str
     constants: dict[str, int]
-    """Its compile-time constants: channels and tiles."""
+    """Its compile-time constants: number of channels and tile sizes."""
     warps: int
     stages: int
-    """How many steps of a loop are in flight while their operands are loaded."""
+    """Number of loop iterations whose operands are loaded ahead (Triton's ``num_stages``)."""
 
     @property
     def kernel(self) -> str:
@@ -98,7 +101,7 @@ class Variant:
 
     @property
     def signature(self) -> dict[str, str]:
-        """The type of every argument but the constants, by its name, in order."""
+        """Types of all arguments except the constants, by name and in order."""
         float32, tail = _FLOAT32[self.kernel], _TAIL.get(self.kernel, ())
         half = PRECISIONS[self.precision]
         types = {}
@@ -110,14 +113,14 @@ class Variant:
             elif name in float32 or (name in tail and self.precision == "bf16"):
                 types[name] = "*fp32"
             elif self.kernel == "window_attention" and name == "position_bias":
-                types[name] = "*fp16"  # bf16 has too few digits for a bias
+                types[name] = "*fp16"  # bf16 is too coarse for this bias
             else:
                 types[name] = half
         return types
 
 
 def variants(channels: int, precision: str) -> Iterator[Variant]:
-    """Yield every kernel of a network.
+    """Yield the variants of all kernels for one number of channels and precision.
 
     Args:
         channels: One of `CHANNELS`.

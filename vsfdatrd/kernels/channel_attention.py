@@ -1,8 +1,9 @@
-"""The channel block: attention between channels, folded into one C × C matrix of the frame, and its gate.
+"""The channel block: attention between channels, computed as one C × C matrix for the whole frame, and its gate.
 
-With S the second moment of the normalized tokens, the products of queries and keys of a head are Wq S Wkᵀ, and the
-branch is one product of the tokens with Wproj · blockdiag(A) · Wv. S is split into the tokens' mean and the moment
-about it: in a frame of one color, the mean is everything, and would cancel in the products of S.
+Let S be the second moment of the normalized tokens. The products of queries and keys of a head are Wq S Wkᵀ, and the
+branch is one product of the tokens with Wproj · blockdiag(A) · Wv, where A is the attention of each head. S is split
+into the mean of the tokens and their covariance, because in a frame of one color all tokens equal the mean, whose large
+terms would cancel in the products of S and leave rounding errors.
 """
 
 import triton
@@ -35,10 +36,10 @@ def partial_moments(
     BLOCK_C: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    """Second moments of the normalized tokens by parts, about a reference: the first token of the part.
+    """Second moments and sums of the normalized tokens of each part, minus a reference: the part's first token.
 
-    part_moments (parts, C, C), of which a program computes BLOCK_C rows; part_sums of the differences to the reference,
-    and part_references, (parts, C) each.
+    part_moments (parts, C, C), of which a program computes BLOCK_C rows. part_sums and part_references (the first
+    tokens), (parts, C) each.
     """
     part, block = tl.program_id(0), tl.program_id(1)
     first_row = part * tiles_per_part * BLOCK_ROWS + tl.arange(0, 1)
@@ -75,7 +76,7 @@ def partial_moments(
 
 @triton.jit
 def part_fractions(parts, tokens_per_part, num_tokens):
-    """Return the fractions of all tokens that lie in parts (parts, 1); the last part may have fewer than the others."""
+    """Return each part's fraction of all tokens, (parts, 1); the last part may have fewer tokens than the others."""
     return tl.minimum(tokens_per_part, num_tokens - parts * tokens_per_part).to(tl.float32)[:, None] / num_tokens
 
 
@@ -93,7 +94,7 @@ def merge_moments(
     BLOCK_C: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
 ):
-    """Merge the parts of `partial_moments`: the mean (C) of all tokens, and their covariance (C, C)."""
+    """Merge the parts of `partial_moments` into the mean (C) and the covariance (C, C) of all tokens."""
     rows = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row_mean = tl.zeros((BLOCK_C,), tl.float32)
@@ -123,7 +124,8 @@ def merge_moments(
         column_distance = tl.where(mask, reference - column_mean[None, :], 0.0)
         offsets = (parts[:, None, None] * C + rows[None, :, None]) * C + columns[None, None, :]
         moment = tl.load(part_moments + offsets, mask=mask[:, :, None], other=0.0) / num_tokens
-        # About the mean instead of the reference, at a distance d: moment + s dᵀ + d sᵀ + n d dᵀ, for n tokens of sum s
+        # Move the moment of n tokens with sum s to the mean, at distance d from the reference:
+        # moment + s dᵀ + d sᵀ + n d dᵀ.
         moment += row_sum[:, :, None] * column_distance[:, None, :]
         moment += row_distance[:, :, None] * (column_sum + fraction * column_distance)[:, None, :]
         acc += tl.sum(moment, 0)
@@ -145,10 +147,10 @@ def attend_value_weight(
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Attention A of a head, times its value weights: HEAD_DIM rows of A · Wv (C, C) and of A · bv (C), in fp32.
+    """Attention A of one head times its value weights, in fp32: HEAD_DIM rows of A · Wv (C, C) and of A · bv (C).
 
-    qkv_weight (3C, C) of queries, keys and values contains the norm's weight, and qkv_bias (3C) is what the norm's bias
-    adds. The results are attended_weight and attended_bias.
+    The results are attended_weight and attended_bias. The norm's weight is folded into qkv_weight (3C, C), and its bias
+    into qkv_bias (3C).
     """
     head = tl.program_id(0)
     rows = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
@@ -176,12 +178,12 @@ def attend_value_weight(
         query_mean += tl.sum(query_weight * column_mean[None, :], 1)
         key_mean += tl.sum(key_weight * column_mean[None, :], 1)
         logits = tl.dot(query_moment, tl.trans(key_weight), logits, input_precision="tf32x3")
-    # As eps=1e-12 of `F.normalize`, for means over N instead of sums. Rounding may make a sum of squares negative.
+    # This is eps=1e-12 of `F.normalize`, for means over N instead of sums. Rounding may make a sum of squares negative.
     floor = 1e-24 / num_tokens
     query_squares = tl.maximum(query_squares + query_mean * query_mean, floor)
     key_squares = tl.maximum(key_squares + key_mean * key_mean, floor)
     logits += query_mean[:, None] * key_mean[None, :]
-    # Divided twice: the product of two floors is 0 in fp32.
+    # Divide twice, because the product of two floors underflows to 0 in fp32.
     logits = logits / tl.sqrt(query_squares)[:, None] / tl.sqrt(key_squares)[None, :] * tl.load(temperature + head)
     probs = tl.exp(logits - tl.max(logits, 1)[:, None])
     probs = probs / tl.sum(probs, 1)[:, None]
@@ -204,7 +206,7 @@ def channel_attention_matrix(
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Matrix of the branch, (proj_weight @ attended_weight)ᵀ (C, C), and its bias (C): see `attend_value_weight`."""
+    """matrix (C, C) = (proj_weight @ attended_weight)ᵀ and bias (C) = proj_weight @ attended_bias + proj_bias."""
     rows = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     acc = tl.zeros((BLOCK_C, BLOCK_C), tl.float32)
@@ -237,9 +239,10 @@ def apply_channel_attention(
     BLOCK_C: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    """tokens + attention + conv · sigmoid(gate_weight · attention), with attention = normalized tokens @ matrix + bias.
+    """out = tokens + attention + conv · sigmoid(gate_weight · attention).
 
-    conv is `primitives.depthwise_gelu_block` with depthwise_weight and tap_bias; gate_weight (C).
+    attention = normalized tokens @ matrix + bias. conv is the result of `primitives.depthwise_gelu_block` with
+    depthwise_weight and tap_bias. gate_weight (C).
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width

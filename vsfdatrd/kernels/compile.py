@@ -1,7 +1,7 @@
 """Compile the kernels ahead of time, without a GPU: `python -m vsfdatrd.kernels.compile`.
 
-Writes `ptx/`: the PTX of all kernels, compressed, and the manifest. The same sources and the same version of Triton
-give the same bytes. It takes minutes.
+It writes the compressed PTX of all kernels and the manifest to `ptx/`, which takes minutes. The same sources and
+version of Triton give the same bytes.
 """
 
 import argparse
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from vsfdatrd.kernels.catalog import Variant
 
 CAPABILITY = 80
-"""Compute capability of the PTX, times ten. Drivers compile it for this one and all later ones."""
+"""Compute capability of the PTX, times ten. Drivers can compile the PTX for this capability and all later ones."""
 PTX_VERSION = 80
-"""Version of PTX, times ten: known to drivers from 525 on."""
+"""Version of PTX, times ten. Drivers from 525 on support it."""
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a")
-"""What ptxas is asked about: A100, GeForce 30, 40, H100 and GeForce 50."""
+"""Architectures for which ptxas reports registers: A100, GeForce 30, GeForce 40, H100 and GeForce 50."""
 NOT_SOURCES = ("__init__.py", "catalog.py", "compile.py", "manifest.py")
-"""Files in this folder without kernels."""
+"""Files in this folder that contain no kernels."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     networks = [(channels, precision) for channels in CHANNELS for precision in PRECISIONS]
     entries: list[dict[str, Any]] = []
-    # A fresh interpreter each, as Triton's compiler has threads.
+    # Processes are spawned, not forked, because Triton's compiler has threads.
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for (channels, precision), compiled in zip(networks, pool.map(_compile_network, networks), strict=True):
             archive, offset = f"{channels}_{precision}.xz", 0
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _compile_network(network: tuple[int, str]) -> list[tuple[dict[str, Any], bytes]]:
-    """Compile the kernels of a network. Returns each one's entry of the manifest, and its PTX."""
+    """Compile the kernels for (channels, precision). Returns the manifest entry and the PTX of each kernel."""
     from vsfdatrd.kernels.catalog import variants
 
     results = []
@@ -109,9 +109,9 @@ def compile_variant(variant: "Variant") -> tuple[bytes, int]:
     Returns:
         Its PTX, and the dynamic shared memory of a block in bytes.
     """
-    # Otherwise the PTX contains the paths of the sources.
+    # Without this, the PTX contains the paths of the sources.
     os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
-    # It warns without this (3.9), although the option below says the same.
+    # Without this, Triton 3.9 warns, although the option below has the same effect.
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
     import triton
     from triton.backends.compiler import GPUTarget
@@ -135,14 +135,14 @@ def compile_variant(variant: "Variant") -> tuple[bytes, int]:
 
 
 def count_registers(ptx: bytes, architecture: str) -> tuple[int, int]:
-    """Count the registers that a kernel needs on an architecture, with ptxas.
+    """Compile a kernel for an architecture with ptxas and return how many registers it uses.
 
     Args:
         ptx: The kernel.
-        architecture: Such as ``sm_89``.
+        architecture: Name of the architecture, such as ``sm_89``.
 
     Returns:
-        Registers of a thread, and bytes spilled.
+        Registers per thread, and bytes of spilled registers.
     """
     from triton import knobs
 

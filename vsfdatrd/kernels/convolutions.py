@@ -1,4 +1,4 @@
-"""3×3 convolutions of the network's body: the first one, those of groups, and the one after all groups."""
+"""3×3 convolutions of the network's body: the first one, one at the end of each group, and one after all groups."""
 
 import triton
 import triton.language as tl
@@ -31,11 +31,10 @@ def conv_first(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """3×3 convolution after a pixel unshuffle, as one convolution with a kernel of 3 · `unshuffle` pixels a side.
+    """Pixel unshuffle and 3×3 convolution, computed as one convolution with kernel size 3 · `unshuffle`, in fp32.
 
-    It is computed in fp32. image (planes, height · unshuffle, width · unshuffle). weight (padded_in_features, C): the
-    first `in_features` rows are those of (plane, y, x) of the kernel, the others 0. The result is stored in fp32
-    (`shallow`) and as tokens (`out`).
+    image (planes, height · unshuffle, width · unshuffle). weight (padded_in_features, C): the first `in_features` rows
+    are (plane, y, x) of the kernel, the others are 0. The result is stored in fp32 (`shallow`) and as tokens (`out`).
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width
@@ -55,7 +54,7 @@ def conv_first(
         new_acc = ()
         for j in tl.static_range(C // BLOCK_C):
             w = tl.load(weight + features[:, None] * C + (j * BLOCK_C + tl.arange(0, BLOCK_C))[None, :])
-            # Three products of tf32 are as exact as fp32: these values are a part of the image until the end.
+            # Three tf32 products are as exact as fp32, which `shallow` needs: it is added again after the last group.
             new_acc = new_acc + (tl.dot(pixels, w, acc[j], input_precision="tf32x3"),)
         acc = new_acc
     results = ()
@@ -78,7 +77,7 @@ def conv3x3_add(
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Return skip + a 3×3 convolution of tokens in blocks, for a weight (9 · C, C) whose rows are (tap, channel)."""
+    """Return skip + conv3x3(tokens) as blocks; weight (9 · C, C) has rows (tap, channel)."""
     acc = zero_blocks(rows.shape[0], C, BLOCK_C)
     for step in range(9 * C // BLOCK_K):
         neighbors, mask = neighbor_rows(rows, step // (C // BLOCK_K), height, width)
@@ -102,7 +101,7 @@ def conv_group(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Add the 3×3 convolution of tokens to `skip`, at the end of a group; see `conv3x3_add`."""
+    """skip + conv3x3(tokens), at the end of a group; see `conv3x3_add`."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width
     results = conv3x3_add(tokens, weight, skip, rows, row_mask, height, width, C, BLOCK_C, BLOCK_K)
@@ -122,7 +121,7 @@ def conv_after(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Add the 3×3 convolution of tokens to `skip` (fp32), after all groups; `out` has the type of the tail's maps."""
+    """skip + conv3x3(tokens), after all groups. `skip` is fp32, and `out` has the type of the tail's maps."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width
     results = conv3x3_add(tokens, weight, skip, rows, row_mask, height, width, C, BLOCK_C, BLOCK_K)

@@ -1,6 +1,6 @@
-"""The dictionary block: the learned dictionary attends to the frame, and every token to the refined dictionary.
+"""The dictionary block: the learned dictionary attends to the frame, then every token to the refined dictionary.
 
-The dictionary is (M, C), with M = `dict_tokens`; `dict_rows` are numbers of its tokens.
+The dictionary is (M, C); M = `dict_tokens` is the number of dictionary tokens, and `dict_rows` are their indices.
 """
 
 import triton
@@ -40,12 +40,13 @@ def refine_dictionary_parts(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_DICT: tl.constexpr,
 ):
-    """Attention of the dictionary to parts of the tokens; a program computes a part, a head and BLOCK_DICT queries.
+    """Attention of the dictionary to each part of the tokens, before the parts are merged.
 
-    Tokens are normalized twice: with the block's norm, of norm_weight (C) and norm_bias (C), and with the dictionary's,
-    whose weight is in key_weight and value_weight (C, C). queries (heads, M, 32) are scaled by log2(e) / √32. A part's
-    results are the highest score (`part_max`), the sum of the exponentials relative to it (`part_sum`), (parts, heads,
-    M) each, and the sum of the values weighted by them (`part_values`), (parts, heads, M, 32).
+    A program computes BLOCK_DICT queries of one part and one head. Tokens are normalized twice: with the block's norm
+    (norm_weight (C), norm_bias (C)), then with the dictionary's, whose weight is folded into key_weight and
+    value_weight (C, C). queries (heads, M, 32) are scaled by log2(e) / √32. The results of a part are its highest score
+    `part_max` and the sum `part_sum` of 2 ^ (score - part_max), (parts, heads, M) each, and the sum `part_values` of 2
+    ^ (score - part_max) · value, (parts, heads, M, 32).
     """
     part, head = tl.program_id(0), tl.program_id(1)
     dict_rows = tl.program_id(2) * BLOCK_DICT + tl.arange(0, BLOCK_DICT)
@@ -81,7 +82,7 @@ def refine_dictionary_parts(
         keys = dot_columns(blocks, key_weight, columns, C, C, BLOCK_C).to(head_queries.dtype)
         values = dot_columns(blocks, value_weight, columns, C, C, BLOCK_C).to(head_queries.dtype)
         scores = tl.where(row_mask[None, :], tl.dot(head_queries, tl.trans(keys)), float("-inf"))
-        # row_max is finite from the first tile on, as every part has tokens.
+        # row_max is finite from the first tile on, because every part has at least one token.
         row_max, row_sum, acc = online_softmax_step(scores, values, row_max, row_sum, acc)
     offsets = (part * (C // HEAD_DIM) + head) * dict_tokens + dict_rows
     pointers = part_values + offsets[:, None] * HEAD_DIM + head_channels[None, :]
@@ -104,7 +105,7 @@ def refine_dictionary(
 ):
     """Merge the parts of `refine_dictionary_parts`: refined (M, C) = dictionary + attention, in fp32.
 
-    A program computes one head of one token of the dictionary.
+    A program computes one head of one dictionary token.
     """
     dict_row, head = tl.program_id(0), tl.program_id(1)
     head_channels = tl.arange(0, HEAD_DIM)
@@ -140,10 +141,7 @@ def dictionary_keys_values(
     BLOCK_DICT: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Keys and values, (M, C) each, of the refined dictionary.
-
-    They are the two halves of refined @ weight, for a weight (C, 2C).
-    """
+    """Keys and values of the refined dictionary, (M, C) each: the halves of refined @ weight, with weight (C, 2C)."""
     dict_rows = tl.program_id(0) * BLOCK_DICT + tl.arange(0, BLOCK_DICT)
     dict_mask = (dict_rows < dict_tokens)[:, None]
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
@@ -178,10 +176,10 @@ def dictionary_attention(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_DICT: tl.constexpr,
 ):
-    """tokens + attention of the normalized tokens to the refined dictionary @ proj_weight + proj_bias.
+    """out = tokens + attention @ proj_weight + proj_bias, where normalized tokens attend to the refined dictionary.
 
-    query_weight (C, C) and query_bias (C) contain the norm's weights, and are scaled by log2(e) / √32. keys and values
-    are (M, C).
+    The norm's weight and bias are folded into query_weight (C, C) and query_bias (C), which are scaled by log2(e) /
+    √32. keys and values are (M, C).
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < num_tokens

@@ -32,7 +32,7 @@ def ffn_fc1(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """First linear layer: hidden (N, F) = GELU(normalized tokens @ weight + bias), for weight (C, F) and bias (F)."""
+    """First linear layer: hidden (N, F) = GELU(normalized tokens @ weight + bias), with weight (C, F) and bias (F)."""
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < num_tokens
     blocks = load_normalized(tokens, stats, rows, row_mask, C, BLOCK_C)
@@ -61,7 +61,7 @@ def ffn_smix_fc2(
 ):
     """Depthwise 3×3 convolution and second linear layer: tokens + depthwise(hidden) @ fc2_weight.
 
-    hidden (N, F), smix_weight (9, F) of the depthwise convolution, fc2_weight (F, C).
+    hidden (N, F). smix_weight (9, F) is the weight of the depthwise convolution. fc2_weight (F, C).
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = rows < height * width

@@ -1,4 +1,4 @@
-"""The compiled kernels in the package: PTX, which the driver compiles for the GPU it finds, and what a launch needs."""
+"""The compiled kernels in the package: their PTX, which the driver compiles for the GPU, and parameters of launches."""
 
 import json
 import lzma
@@ -26,21 +26,21 @@ class CompiledKernel:
     parameters: tuple[tuple[str, str], ...]
     """Name and type of each argument in order, such as ``*fp16`` or ``i32``. Two null pointers follow them."""
     constants: Mapping[str, int]
-    """Channels and tiles it was compiled for, from which its grid is computed."""
+    """Number of channels and tile sizes that it was compiled for. The grid is computed from them."""
     warps: int
-    """A block has 32 times as many threads."""
+    """Warps of a block, of 32 threads each."""
     stages: int
-    """Steps of a loop in flight."""
+    """Number of loop iterations whose operands are loaded ahead (Triton's ``num_stages``)."""
     shared: int
     """Dynamic shared memory of a block, in bytes."""
     registers: Mapping[str, int]
     """Registers of a thread, by architecture (``sm_89``), as ptxas assigned them."""
     spills: Mapping[str, int]
-    """Bytes that ptxas stored in memory for want of registers, by architecture."""
+    """Bytes of registers that ptxas spilled to memory, by architecture."""
     archive: str
     """File that contains its PTX."""
     offset: int
-    """Where the PTX begins in the decompressed archive, in bytes."""
+    """Offset of the PTX in the decompressed archive in bytes."""
     length: int
     """Length of the PTX in bytes."""
     sha256: str
@@ -59,11 +59,11 @@ class Manifest:
     triton: str
     """Version of the compiler."""
     target: str
-    """Architecture of the PTX; later ones can run it."""
+    """Architecture of the PTX, such as ``sm_80``. Later architectures can run it, too."""
     ptx_version: int
     """Version of PTX, times ten."""
     sources: str
-    """SHA-256 of the kernels' source, without comments."""
+    """SHA-256 of the kernels' sources without comments and docstrings."""
     kernels: Mapping[tuple[str, int, str], CompiledKernel]
     """The kernels by name, channels and precision."""
 

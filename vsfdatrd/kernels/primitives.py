@@ -1,4 +1,4 @@
-"""Functions that the kernels share: activations, tokens in blocks of channels, attention, neighbors and RGB pixels."""
+"""Functions that the kernels share: activations, blocks of channels, attention, convolution taps and RGB pixels."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ HEAD_DIM = tl.constexpr(32)
 
 @triton.jit
 def gelu(x):
-    """Return GELU of x in its exact form."""
+    """Return the exact GELU of x (not an approximation with tanh)."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
@@ -21,11 +21,11 @@ def sigmoid(x):
 
 @triton.jit
 def round_to_tf32(x):
-    """Round an fp32 operand of `tl.dot` to tf32, to which the product would truncate it; return other types as is."""
+    """Round an fp32 operand of `tl.dot` to tf32, because the hardware would truncate it; return other types as is."""
     if x.dtype == tl.float32:
         bits = x.to(tl.int32, bitcast=True)
         rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-        result = tl.where(x == x, rounded, x)  # NaN would become 0
+        result = tl.where(x == x, rounded, x)  # rounding could turn NaN into 0
     else:
         result = x
     return result
@@ -36,7 +36,7 @@ def round_to_tf32(x):
 
 @triton.jit
 def zero_blocks(NUM_ROWS: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return an accumulator for every block of channels: C / BLOCK_C tensors (NUM_ROWS, BLOCK_C) of fp32 zeros."""
+    """Return accumulators for all blocks of channels: C / BLOCK_C tensors (NUM_ROWS, BLOCK_C) of fp32 zeros."""
     acc = ()
     for _ in tl.static_range(C // BLOCK_C):
         acc = acc + (tl.zeros((NUM_ROWS, BLOCK_C), tl.float32),)
@@ -45,27 +45,27 @@ def zero_blocks(NUM_ROWS: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def load_stats(stats, rows, row_mask):
-    """Return mean and rstd of tokens (rows,); 0 and 0 where masked, so that a normalized token is 0 there."""
+    """Return mean and rstd of tokens, (rows,) each. Both are 0 for masked tokens, which makes these normalize to 0."""
     mean = tl.load(stats + 2 * rows, mask=row_mask, other=0.0)
     return mean, tl.load(stats + 2 * rows + 1, mask=row_mask, other=0.0)
 
 
 @triton.jit
 def load_block(tokens, rows, row_mask, block, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return one block of channels (rows, BLOCK_C) of tokens in fp32; 0 where masked."""
+    """Return one block of channels (rows, BLOCK_C) of tokens in fp32; masked tokens are 0."""
     channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
     return tl.load(tokens + rows[:, None] * C + channels[None, :], mask=row_mask[:, None], other=0.0).to(tl.float32)
 
 
 @triton.jit
 def load_normalized_block(tokens, rows, row_mask, mean, rstd, block, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return one block of channels (rows, BLOCK_C) of normalized tokens in fp32, for their mean and rstd (rows,)."""
+    """Return one block of channels (rows, BLOCK_C) of tokens in fp32, normalized with their mean and rstd (rows,)."""
     return (load_block(tokens, rows, row_mask, block, C, BLOCK_C) - mean[:, None]) * rstd[:, None]
 
 
 @triton.jit
 def load_normalized(tokens, stats, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return normalized tokens in blocks (rows, BLOCK_C) of the type of the tokens; 0 where masked."""
+    """Return normalized tokens as blocks (rows, BLOCK_C) of the type of the tokens; masked tokens are 0."""
     mean, rstd = load_stats(stats, rows, row_mask)
     blocks = ()
     for j in tl.static_range(C // BLOCK_C):
@@ -76,7 +76,7 @@ def load_normalized(tokens, stats, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.
 
 @triton.jit
 def dot_columns(blocks, weight, columns, num_columns, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return blocks @ weight[:, columns] in fp32, for a weight (C, num_columns)."""
+    """Return blocks @ weight[:, columns] in fp32; weight is (C, num_columns)."""
     channels = tl.arange(0, BLOCK_C)
     acc = tl.dot(blocks[0], tl.load(weight + channels[:, None] * num_columns + columns[None, :]))
     for j in tl.static_range(1, C // BLOCK_C):
@@ -87,7 +87,7 @@ def dot_columns(blocks, weight, columns, num_columns, C: tl.constexpr, BLOCK_C: 
 
 @triton.jit
 def add_dot(acc, x, weight, weight_rows, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return acc + x @ weight[weight_rows] in blocks, for a weight (any, C)."""
+    """Return acc + x @ weight[weight_rows] as blocks; weight has C columns."""
     channels = tl.arange(0, BLOCK_C)
     result = ()
     for j in tl.static_range(C // BLOCK_C):
@@ -98,7 +98,7 @@ def add_dot(acc, x, weight, weight_rows, C: tl.constexpr, BLOCK_C: tl.constexpr)
 
 @triton.jit
 def add_tokens(blocks, tokens, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return blocks + tokens[rows] in blocks."""
+    """Return blocks + tokens[rows] as blocks."""
     result = ()
     for j in tl.static_range(C // BLOCK_C):
         result = result + (blocks[j] + load_block(tokens, rows, row_mask, j, C, BLOCK_C),)
@@ -107,7 +107,7 @@ def add_tokens(blocks, tokens, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.cons
 
 @triton.jit
 def store_blocks(blocks, out, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Store blocks as tokens, rounded to the type of `out`."""
+    """Store blocks as tokens of the type of `out`."""
     for j in tl.static_range(C // BLOCK_C):
         channels = j * BLOCK_C + tl.arange(0, BLOCK_C)
         pointers = out + rows[:, None] * C + channels[None, :]
@@ -116,7 +116,7 @@ def store_blocks(blocks, out, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.const
 
 @triton.jit
 def store_tokens_and_stats(blocks, out, out_stats, rows, row_mask, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Store blocks as tokens, and the statistics of the rounded values, which are what the next kernel reads."""
+    """Store blocks as tokens, and the statistics of the rounded values, because the next kernel reads those."""
     rounded = ()
     for j in tl.static_range(C // BLOCK_C):
         rounded = rounded + (blocks[j].to(out.dtype.element_ty).to(tl.float32),)
@@ -139,17 +139,17 @@ def store_tokens_and_stats(blocks, out, out_stats, rows, row_mask, C: tl.constex
 
 @triton.jit
 def online_softmax_step(scores, values, row_max, row_sum, acc):
-    """Add keys to attention whose softmax is computed key block by key block, as in FlashAttention.
+    """Add a block of keys to an attention whose softmax is computed block by block, as in FlashAttention.
 
     Args:
-        scores: Products of queries and keys, times log2(e) (queries, keys).
-        values: Values of these keys (keys, HEAD_DIM).
-        row_max: Highest score of each query so far (queries,).
-        row_sum: Sum of the exponentials relative to it (queries,).
-        acc: Sum of the values weighted by them (queries, HEAD_DIM).
+        scores: Products of queries and keys, times log2(e), (queries, keys).
+        values: Values of these keys, (keys, HEAD_DIM).
+        row_max: Highest score of each query in the previous blocks, (queries,).
+        row_sum: Sum of 2 ^ (score - row_max) over the previous keys, (queries,).
+        acc: Sum of 2 ^ (score - row_max) · value over the previous keys, (queries, HEAD_DIM).
 
     Returns:
-        row_max, row_sum and acc with the keys added. After the last keys, acc / row_sum is the attention.
+        row_max, row_sum and acc with these keys included. After the last block, the attention is acc / row_sum.
     """
     new_max = tl.maximum(row_max, tl.max(scores, 1))
     probs = tl.exp2(scores - new_max[:, None])
@@ -164,7 +164,7 @@ def online_softmax_step(scores, values, row_max, row_sum, acc):
 
 @triton.jit
 def neighbor_rows(rows, tap, height, width):
-    """Return the tokens that a tap of a 3×3 kernel reads for `rows`, and a mask of those that lie in the map."""
+    """Return the indices of the tokens that a tap of a 3×3 kernel reads for `rows`, and a mask of those in the map."""
     y = rows // width + tap // 3 - 1
     x = rows % width + tap % 3 - 1
     mask = (rows < height * width) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -177,7 +177,8 @@ def depthwise_gelu_block(
 ):
     """Return GELU of a depthwise 3×3 convolution of the normalized tokens, for one block of channels (rows, BLOCK_C).
 
-    weight (9, C) contains the norm's weight; tap_bias (9, C) is what the norm's bias adds where a tap lies in the map.
+    The norm's weight is folded into weight (9, C), and its bias into tap_bias (9, C), which is added for every tap that
+    lies in the map.
     """
     channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
     acc = tl.zeros((rows.shape[0], BLOCK_C), tl.float32)
@@ -195,7 +196,7 @@ def depthwise_gelu_block(
 
 @triton.jit
 def load_rgb_bias(bias, BLOCK_PIXELS: tl.constexpr):
-    """Return accumulators of red, green and blue, (BLOCK_PIXELS,) each, that start at a bias (3)."""
+    """Return accumulators of red, green and blue, (BLOCK_PIXELS,) each, initialized with bias (3)."""
     red = tl.zeros((BLOCK_PIXELS,), tl.float32) + tl.load(bias)
     green = tl.zeros((BLOCK_PIXELS,), tl.float32) + tl.load(bias + 1)
     blue = tl.zeros((BLOCK_PIXELS,), tl.float32) + tl.load(bias + 2)
@@ -204,7 +205,7 @@ def load_rgb_bias(bias, BLOCK_PIXELS: tl.constexpr):
 
 @triton.jit
 def add_rgb_tap(red, green, blue, weight, plane, tap, value):
-    """Return the accumulators with one input `value` of a 3×3 convolution added, for a weight (3, 3, 3, 3)."""
+    """Add the contribution of one plane and tap of a 3×3 convolution, weight (3, 3, 3, 3), to the accumulators."""
     red += tl.load(weight + plane * 9 + tap) * value
     green += tl.load(weight + 27 + plane * 9 + tap) * value
     blue += tl.load(weight + 54 + plane * 9 + tap) * value
@@ -213,7 +214,7 @@ def add_rgb_tap(red, green, blue, weight, plane, tap, value):
 
 @triton.jit
 def store_rgb(image, pixels, num_pixels, red, green, blue, mask):
-    """Store pixels of an image (3, num_pixels)."""
+    """Store red, green and blue of pixels in an image (3, num_pixels)."""
     tl.store(image + pixels, red, mask=mask)
     tl.store(image + num_pixels + pixels, green, mask=mask)
     tl.store(image + 2 * num_pixels + pixels, blue, mask=mask)

@@ -1,7 +1,7 @@
-"""The tails that sample at computed positions: `dysample`, and ``lda``, whose pixels attend to nine positions each.
+"""The tails that sample at computed positions: ``dysample``, and ``lda``, where each pixel attends to nine positions.
 
-`upscale` is the factor of the tail: the output has upscale · height rows and upscale · width columns. A position lies
-between two tokens along each axis; its fraction is its distance from the first one.
+`upscale` is the factor of the tail: the output has upscale · height rows and upscale · width columns. Along each axis a
+position lies between two tokens; its fraction is its distance from the first of them.
 """
 
 import triton
@@ -12,7 +12,7 @@ from vsfdatrd.kernels.primitives import load_rgb_bias, sigmoid, store_rgb
 
 @triton.jit
 def linear_weight(SECOND: tl.constexpr, fraction):
-    """Return the weight of the first token (SECOND = 0) or the second one (1) along an axis in linear interpolation."""
+    """Return the linear interpolation weight of the first (SECOND = 0) or the second token (SECOND = 1) on an axis."""
     return fraction if SECOND else 1.0 - fraction
 
 
@@ -21,9 +21,9 @@ def linear_weight(SECOND: tl.constexpr, fraction):
 
 @triton.jit
 def sample_offset(planes, init_positions, channel, token, num_tokens, num_offsets, mask):
-    """Return the offset of pixels from their token along one axis, init_positions + offset · sigmoid(scope).
+    """Return how far sampled positions are from their token on one axis: init_positions + offset · sigmoid(scope).
 
-    See `dysample` for the planes; the scope of an offset is `num_offsets` planes after it.
+    See `dysample` for the planes. The scope of an offset is `num_offsets` planes after the offset.
     """
     offset = tl.load(planes + channel * num_tokens + token, mask=mask, other=0.0)
     scope = tl.load(planes + (num_offsets + channel) * num_tokens + token, mask=mask, other=0.0)
@@ -32,23 +32,23 @@ def sample_offset(planes, init_positions, channel, token, num_tokens, num_offset
 
 @triton.jit
 def clamped_neighbors(position, length):
-    """Return the tokens before and after positions along an axis of `length` tokens, and the fractions.
+    """Return the tokens before and after positions on an axis of `length` tokens, and the fractions.
 
-    Positions outside the axis are moved to its ends.
+    Positions outside the axis are clamped to its ends.
     """
     position = tl.minimum(tl.maximum(position, 0.0), length - 1.0)
-    # Once more as integers: NaN may have become any.
+    # Clamp the integers too, because converting NaN may give any integer.
     first = tl.minimum(tl.maximum(position.to(tl.int32), 0), length - 1)
     return first, tl.minimum(first + 1, length - 1), position - first.to(tl.float32)
 
 
 @triton.jit
 def dysample(planes, init_positions, bias, image, height, width, upscale, BLOCK_PIXELS: tl.constexpr):
-    """Sample three planes of four groups at learned positions, bilinearly, and add the groups and `bias` (3).
+    """Sample the three planes of each of four groups bilinearly at learned positions; sum the groups, add `bias` (3).
 
-    planes (16 · upscale² + 12, height, width): offsets (axis, group, y, x), x first, their scopes, and the values
-    (group, plane). init_positions (8 · upscale²) are added to offset · sigmoid(scope). The image is (3, upscale ·
-    height, upscale · width).
+    planes (16 · upscale² + 12, height, width): first the offsets (axis, group, y, x) with the x axis first, then their
+    scopes in the same order, then the planes to sample (group, plane). init_positions (8 · upscale²); see
+    `sample_offset`. image (3, upscale · height, upscale · width).
     """
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     num_tokens, num_subpixels = height * width, upscale * upscale
@@ -82,9 +82,9 @@ def dysample(planes, init_positions, bias, image, height, width, upscale, BLOCK_
 
 @triton.jit
 def normalize_maps(maps, out, num_tokens, channels, padded_channels, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Normalize the first `channels` of each token of a map (num_tokens, padded_channels); the others become 0.
+    """Normalize the first `channels` channels of each token of a map (num_tokens, padded_channels); the rest becomes 0.
 
-    It is a LayerNorm without weights, which are in the layer after it.
+    This is a LayerNorm whose weights are folded into the layer after it.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_mask = (rows < num_tokens)[:, None]
@@ -113,9 +113,9 @@ def normalize_maps(maps, out, num_tokens, channels, padded_channels, BLOCK_ROWS:
 
 @triton.jit
 def source_coordinate(out_coordinate, length, last_pixel):
-    """Return the token before output pixels along an axis, and the fraction, for upsampling with aligned corners.
+    """Return the token before each output pixel on an axis, and the fraction, for upsampling with aligned corners.
 
-    The first pixel lies on the first of `length` tokens, and the pixel number `last_pixel` on the last one.
+    Pixel 0 lies on the first of `length` tokens, and pixel `last_pixel` on the last one.
     """
     first = out_coordinate * (length - 1) // last_pixel
     return first, (out_coordinate * (length - 1) - first * last_pixel).to(tl.float32) / last_pixel
@@ -136,12 +136,12 @@ def lda_offset_features(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Upsampled queries after a depthwise 3×3 convolution, a norm and SiLU: the input of the convolution to offsets.
+    """Upsample the queries; apply a depthwise 3×3 convolution, a norm and SiLU: the input of the offset convolution.
 
-    The first of the planes (any, height, width) are the queries of two groups of `group_channels` channels each, at
-    most BLOCK_C: an eighth of the tail's, whose number has 8 bits. weight (9, group_channels), norm_weight and
-    norm_bias (group_channels) are those of both. out (upscale² · height · width, padded_channels); a third program
-    writes zeros beyond the two groups.
+    The first planes (any, height, width) are the queries of two groups of `group_channels` channels. `group_channels`
+    is an eighth of the tail's channels, whose number is stored in 8 bits, so it is at most BLOCK_C. Both groups use the
+    same weight (9, group_channels), norm_weight and norm_bias (group_channels). out (upscale² · height · width,
+    padded_channels). The program with group 2 writes the zeros of the padding.
     """
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     group = tl.program_id(1)
@@ -178,9 +178,9 @@ def lda_offset_features(
 
 @triton.jit
 def deformed_coordinate(offset_pointers, out_coordinate, mask, length, last_pixel):
-    """Return the token before sampled positions along an axis of `length` tokens, and the fractions.
+    """Return the token before each sampled position on an axis of `length` tokens, and the fractions.
 
-    Positions are those of output pixels, moved by 11 · tanh(offset) pixels; they may lie outside the axis.
+    A position is the output pixel's, moved by 11 · tanh(offset) output pixels. It may lie outside the axis.
     """
     offset = tl.load(offset_pointers, mask=mask, other=0.0)
     position = (out_coordinate + 11.0 * (2.0 * sigmoid(2.0 * offset) - 1.0)) * ((length - 1.0) / last_pixel)
@@ -190,9 +190,9 @@ def deformed_coordinate(offset_pointers, out_coordinate, mask, length, last_pixe
 
 @triton.jit
 def deformed_neighborhood(offsets, pixels, positions, mask, group, height, width, upscale):
-    """Return y, its fraction, x, and its fraction of the positions (pixels, positions) that a group attends to.
+    """Return y, the fraction of y, x and the fraction of x, (pixels, positions) each, of the positions of a group.
 
-    Without their offsets, the nine positions are the 3×3 pixels around an output pixel.
+    If all offsets are 0, the nine positions are the 3×3 pixels around an output pixel.
     """
     out_height, out_width = height * upscale, width * upscale
     out_tokens = out_height * out_width
@@ -220,12 +220,12 @@ def lda_attention(
     PADDED_POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Attention of each output pixel to nine positions among the tokens, for two groups of channels.
+    """Attention of each output pixel to nine sampled positions; each of two groups of channels has its own positions.
 
-    planes (2 · hidden, height, width) are queries and keys, with hidden = channels / 4, half of it for each group.
-    offsets (36, upscale · height, upscale · width) are (group, position, axis), y first; position_bias (9, hidden) is
-    added to keys. maps (height · width, padded_channels) are the values; out (upscale² · height · width,
-    padded_channels) has zeros beyond `channels`.
+    planes (2 · hidden, height, width) are queries and keys. hidden = channels / 4, of which each group has half.
+    offsets (36, upscale · height, upscale · width) are (group, position, axis) with the y axis first. position_bias (9,
+    hidden) is added to the keys. maps (height · width, padded_channels) are the values. out (upscale² · height · width,
+    padded_channels) is 0 in the padding beyond `channels`.
     """
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     positions = tl.arange(0, PADDED_POSITIONS)
@@ -266,7 +266,7 @@ def lda_attention(
         y, y_fraction, x, x_fraction = deformed_neighborhood(
             offsets, pixels, positions, mask, group, height, width, upscale
         )
-        # The second group also writes the zeros beyond `channels`.
+        # The second group also writes the zeros of the padding beyond `channels`.
         end = group_channels + group * (padded_channels - 2 * group_channels)
         for start in range(0, end, BLOCK_C):
             columns = start + tl.arange(0, BLOCK_C)

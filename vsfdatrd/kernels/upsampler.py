@@ -1,7 +1,7 @@
-"""Convolutions of the tails: to maps, to planes, of RGB planes, and the two kernels of ``transpose+conv``, 4 times.
+"""Convolutions of the tails: map to map, map to planes, planes to RGB, and the two kernels of ``transpose+conv`` at 4×.
 
-A map is (height · width, channels), in the type of the tail. `in_channels` and `out_channels` are multiples of the
-tiles: channels that a network does not have are zeros.
+A map is (height · width, channels), in the type of the tail. `in_channels` and `out_channels` are padded with zeros to
+multiples of the tile sizes.
 """
 
 import triton
@@ -25,10 +25,10 @@ def conv_columns(
     out_channels,
     BLOCK_K: tl.constexpr,
 ):
-    """Return output channels `columns` of a convolution (rows, columns) in fp32, without its bias.
+    """Return output channels `columns` of a convolution, without its bias: (rows, columns) in fp32.
 
-    weight (kernel_size² · in_channels, out_channels) has rows (tap, channel). The first tap of a token is `first_y`
-    rows and `first_x` columns from it. Tokens outside the map are 0.
+    weight (kernel_size² · in_channels, out_channels) has rows (tap, channel). `first_y` and `first_x` are the position
+    of the first tap relative to the output token. Tokens outside the map are 0.
     """
     y, x = rows // width + first_y, rows % width + first_x
     steps = in_channels // BLOCK_K
@@ -64,13 +64,13 @@ def conv_maps(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Convolution and leaky ReLU, to a map `upscale` times as high and as wide.
+    """Convolution and leaky ReLU, with an output map that is `upscale` times as high and wide as the input.
 
-    Each of the upscale² pixels that a token becomes has a matrix and a bias: weight (upscale², kernel_size² ·
-    in_channels, out_channels), bias (upscale², out_channels). With two taps a side, they are the upper (left) ones of a
-    token in the first half of its pixels, and the lower (right) ones in the other. Negative values are multiplied by
-    `negative_slopes` (out_channels). If `gated`, the activation gets the token itself times the sigmoid of the
-    convolution, which then has as many channels.
+    Each of the upscale² subpixels of a token has its own matrix and bias: weight (upscale², kernel_size² · in_channels,
+    out_channels), bias (upscale², out_channels). If kernel_size is 2, subpixels in the upper (left) half of a token
+    read the token and the one above it (to the left), and the others read the token and the one below it (to the
+    right). Negative values are multiplied by `negative_slopes` (out_channels). If `gated`, the input of the leaky ReLU
+    is the token itself times the sigmoid of the convolution; in_channels and out_channels are then equal.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
@@ -111,11 +111,11 @@ def conv_pixel_shuffle(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Convolution, with an odd number of taps a side, and pixel shuffle by `upscale`, to planes in fp32.
+    """Convolution with an odd kernel size and pixel shuffle by `upscale`, with planes in fp32 as output.
 
     weight (kernel_size² · in_channels, out_channels), bias (out_channels). Output channels are (plane, y, x) of the
-    shuffle, and the first `used_channels` are written: planes (used_channels / upscale², upscale · height, upscale ·
-    width).
+    shuffle. Only the first `used_channels` of them are written: planes (used_channels / upscale², upscale · height,
+    upscale · width).
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
@@ -133,7 +133,7 @@ def conv_pixel_shuffle(
 
 @triton.jit
 def conv_rgb(planes, weight, bias, image, height, width, BLOCK_PIXELS: tl.constexpr):
-    """3×3 convolution of three planes (3, height, width) in fp32: weight (3, 3, 3, 3), bias (3)."""
+    """3×3 convolution in fp32 of planes (3, height, width), with weight (3, 3, 3, 3) and bias (3)."""
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     y, x = pixels // width, pixels % width
     red, green, blue = load_rgb_bias(bias, BLOCK_PIXELS)
@@ -161,11 +161,11 @@ def conv_transpose_products(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """First transposed 4×4 convolution with stride 2, GELU, and the products of the second one, not yet summed.
+    """First 4×4 transposed convolution with stride 2, GELU, and the products of the second one before they are summed.
 
-    A program computes one of the four pixels that a token becomes. Each depends on 2×2 tokens: weight (4 pixels, 4 · C,
-    mid_channels), rows (token, channel). second_weight (mid_channels, 64) has columns (plane · 16 + tap), of which the
-    last 16 are not used. products (4N, 48), for each pixel of the map of twice the size.
+    A program computes one of the four subpixels of each token. A subpixel depends on 2×2 tokens: weight (4 subpixels,
+    4 · C, mid_channels) has rows (token, channel). second_weight (mid_channels, 64) has columns (plane · 16 + tap); the
+    last 16 are padding. products (4N, 48) has a row for each pixel of the map at twice the size.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     subpixel = tl.program_id(1)
@@ -190,10 +190,10 @@ def conv_transpose_products(
 def sum_products_conv_last(
     products, transpose_bias, conv_weight, conv_bias, image, height, width, BLOCK_PIXELS: tl.constexpr
 ):
-    """Sum the products of `conv_transpose_products` to the second transposed convolution, then apply the last 3×3 one.
+    """Sum the products of `conv_transpose_products` (second transposed convolution) and apply the last 3×3 convolution.
 
-    It is computed in fp32. transpose_bias (3); conv_weight (3, 3, 3, 3) and conv_bias (3) of the last convolution. The
-    image is (3, 4 · height, 4 · width).
+    Everything is computed in fp32. transpose_bias (3) belongs to the second transposed convolution, and conv_weight (3,
+    3, 3, 3) and conv_bias (3) to the last convolution. image (3, 4 · height, 4 · width).
     """
     pixels = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     out_height, out_width = 4 * height, 4 * width
@@ -204,7 +204,7 @@ def sum_products_conv_last(
         mask = (tap_y >= 0) & (tap_y < out_height) & (tap_x >= 0) & (tap_x < out_width)
         for plane in tl.static_range(3):
             value = tl.zeros((BLOCK_PIXELS,), tl.float32) + tl.load(transpose_bias + plane)
-            # The 2×2 pixels of the map of twice the size that this pixel depends on
+            # The 2×2 pixels of the map at twice the size on which this pixel depends
             for dy in tl.static_range(2):
                 for dx in tl.static_range(2):
                     in_y, in_x = tap_y // 2 + dy - 1 + tap_y % 2, tap_x // 2 + dx - 1 + tap_x % 2

@@ -1,4 +1,8 @@
-"""The spatial block: attention inside windows, the parallel depthwise convolution, and the gate pooled from it."""
+"""The spatial block: attention inside windows, a parallel depthwise convolution, and a gate computed from its mean.
+
+Heights and widths of the map and of windows are in tokens. In window order, the tokens of a window are adjacent:
+windows row by row, and the tokens of each window row by row.
+"""
 
 import triton
 import triton.language as tl
@@ -34,8 +38,8 @@ def norm_qkv(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Queries, keys and values (N, 3C) of the normalized tokens, in the order of windows: weight (C, 3C), bias (3C)."""
-    window_rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # numbers of tokens in that order
+    """qkv (N, 3C) = normalized tokens @ weight + bias, stored in window order; weight (C, 3C), bias (3C)."""
+    window_rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # indices of tokens in window order
     row_mask = window_rows < height * width
     window_tokens = window_height * window_width
     window, position = window_rows // window_tokens, window_rows % window_tokens
@@ -65,9 +69,9 @@ def depthwise_gelu(
     BLOCK_C: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    """GELU of a depthwise convolution of the normalized tokens, conv (N, C), and its sums by parts, (parts, C).
+    """conv (N, C) = GELU(depthwise convolution of the normalized tokens), and its sums over parts, (parts, C).
 
-    Weights are those of `primitives.depthwise_gelu_block`.
+    For the weights, see `primitives.depthwise_gelu_block`.
     """
     part, block = tl.program_id(0), tl.program_id(1)
     channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -95,9 +99,10 @@ def pooled_gate(
     BLOCK_PARTS: tl.constexpr,
     BLOCK_GATE: tl.constexpr,
 ):
-    """Gate (C): sigmoid(expand_weight @ GELU(reduce_weight @ mean)), for the mean of `depthwise_gelu` over all tokens.
+    """gate (C) = sigmoid(expand_weight @ GELU(reduce_weight @ mean)).
 
-    reduce_weight (gate_dim, C), expand_weight (C, gate_dim), with gate_dim at most BLOCK_GATE.
+    mean (C) is the mean over all tokens of what `depthwise_gelu` computes. reduce_weight (gate_dim, C), expand_weight
+    (C, gate_dim). gate_dim is at most BLOCK_GATE.
     """
     gate_channels = tl.arange(0, BLOCK_GATE)
     gate_mask = gate_channels < gate_dim
@@ -144,13 +149,14 @@ def window_attention(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """tokens + (attention @ proj_weight + proj_bias) · gate + conv, for BLOCK_QUERIES of a window and all heads.
+    """out = tokens + (attention @ proj_weight + proj_bias) · gate + conv.
 
-    qkv (N, 3C) is in the order of windows, with queries scaled by log2(e) / √32. position_bias (heads, PADDED_TOKENS,
-    PADDED_TOKENS), fp16, is scaled by log2(e), and -inf for keys that a window of WINDOW_TOKENS does not have.
+    A program computes BLOCK_QUERIES tokens of one window, for all heads. qkv (N, 3C) is in window order, and its
+    queries are scaled by log2(e) / √32. position_bias (heads, PADDED_TOKENS, PADDED_TOKENS), fp16, is scaled by
+    log2(e), and is -inf for the padding keys beyond WINDOW_TOKENS.
     """
     window = tl.program_id(1)
-    positions = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)  # of the queries in the window
+    positions = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)  # of the queries within the window
     query_mask = positions < WINDOW_TOKENS
     head_channels = tl.arange(0, HEAD_DIM)
     window_qkv = qkv + window * (WINDOW_TOKENS * 3 * C)

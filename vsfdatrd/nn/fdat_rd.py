@@ -96,9 +96,9 @@ class DictionaryAttention(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Map tokens x (B, N, C) to (B, N, C)."""
-        words = self.dictionary.expand(x.shape[0], -1, -1)  # (M, C) -> (B, M, C)
-        words = words + self._attend(self.r_q(words), self.r_kv(self.r_norm(x)))
-        return cast(Tensor, self.proj(self._attend(self.e_q(x), self.e_kv(words))))
+        dictionary = self.dictionary.expand(x.shape[0], -1, -1)  # (M, C) -> (B, M, C)
+        dictionary = dictionary + self._attend(self.r_q(dictionary), self.r_kv(self.r_norm(x)))
+        return cast(Tensor, self.proj(self._attend(self.e_q(x), self.e_kv(dictionary))))
 
 
 class DepthwiseConv(nn.Conv2d):

@@ -20,6 +20,11 @@ def cpu_name() -> str:
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
+def cpu_flags() -> list[str]:
+    """Return the CPU's feature flags as Linux names them; empty on other systems."""
+    return _cpuinfo().get("flags", "").split()
+
+
 @cache
 def cpu_identity() -> str:
     """Return the CPU's name, a digest of its feature flags, and the number of cores this process may use."""

@@ -34,7 +34,6 @@ def luma_guided(clip: vs.VideoNode, source: InputClip, target: OutputSpec, scale
     else:
         clip = clip.resize.Spline36(format=vs.YUV444PS)  # resizes chroma only; luma has this size already
     filtered: vs.VideoNode = plugin.plugin_function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
-    filtered = filtered.std.RemoveFrameProps("_ChromaLocation")
     if target.format.color_family == vs.RGB:
         return filtered.resize.Point(format=vs.RGBS).std.Expr("x 0 max 1 min")  # filtered colors may be out of gamut
     return filtered

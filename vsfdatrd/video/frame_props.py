@@ -115,8 +115,12 @@ def is_convertible(props: Props) -> bool:
     return matrix in MATRIX_NUMBERS.values()
 
 
-def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
-    """Log which matrix and range are assumed. Range does not apply to floats, nor matrix to gray.
+def describe_assumptions(
+    whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int
+) -> str | None:
+    """Return a message that says which matrix and range are assumed, and how to correct them; None if none are.
+
+    Range does not apply to floats, nor matrix to gray.
 
     Args:
         whose: Subject of the message, such as ``the clip`` or ``frame 7``.
@@ -124,28 +128,35 @@ def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat
         form: The frame's format.
         width: Frame width in pixels.
         height: Frame height in pixels.
-
-    Returns:
-        Whether anything was logged.
     """
     guesses = {}
     if form.color_family == vs.YUV and "_Matrix" in repairs:
         guesses["matrix"] = _MATRIX_NAMES[repairs["_Matrix"]]
     if form.color_family != vs.RGB and form.sample_type == vs.INTEGER and "_Range" in repairs:
         guesses["range"] = "limited"
-    if guesses:
-        log.warning(
-            "%s does not say its %s; taken as %s, as is usual for %d×%d. If that is wrong, set it before upscaling: "
-            "core.std.SetFrameProps(clip, %s) (%s)",
-            whose,
-            " and ".join(guesses),
-            " and ".join(guesses.values()),
-            width,
-            height,
-            ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses),
-            _PROPERTY_VALUES,
-        )
-    return bool(guesses)
+    if not guesses:
+        return None
+    props = ", ".join(f"_{name.title()}={repairs[f'_{name.title()}']}" for name in guesses)
+    return (
+        f"{whose} does not say its {' and '.join(guesses)}; taken as {' and '.join(guesses.values())}, as is usual "
+        f"for {width}×{height}. If that is wrong, set it before upscaling: core.std.SetFrameProps(clip, {props}) "
+        f"({_PROPERTY_VALUES})"
+    )
+
+
+def log_assumptions(whose: str, repairs: Mapping[str, int], form: vs.VideoFormat, width: int, height: int) -> bool:
+    """Log the message of `describe_assumptions`, if there is one; return whether there was.
+
+    Args:
+        whose: Subject of the message.
+        repairs: The result of `missing_props`.
+        form: The frame's format.
+        width: Frame width in pixels.
+        height: Frame height in pixels.
+    """
+    if message := describe_assumptions(whose, repairs, form, width, height):
+        log.warning("%s", message)
+    return message is not None
 
 
 def usual_matrix(width: int, height: int) -> int:

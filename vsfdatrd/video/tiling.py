@@ -88,7 +88,7 @@ def tile_frame(height: int, width: int, tile_height: int, tile_width: int, scale
 
 
 def tilings(height: int, width: int, scale: int, most: int) -> Iterator[Tiling]:
-    """Yield tilings of 2, 3, 4, 6, 8, ... tiles that are as square as possible, the fewest tiles first.
+    """Yield tilings of 2, 4, 6 and more tiles that are as square as possible, the fewest tiles first.
 
     Args:
         height: Frame height in source pixels.

@@ -7,9 +7,10 @@
 The file is in the user's configuration directory, or at the path in $FDATRD_MODELS.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ MAX_BYTES = 1 << 17
 MAX_LINE = 5000
 """Longest accepted line in characters; tomllib's time for a dotted key grows with the square of the number of dots."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+_LOCK_SECONDS = 10.0  # how long to wait for another program that changes the file, which takes milliseconds
 
 _FILE_COMMENT = (
     '# Names for models of your own: model="name" in scripts. `vsfdatrd models add FILE --name NAME` writes here.\n'
@@ -104,14 +107,16 @@ def add_alias(model: ModelAlias, reserved: Collection[str]) -> None:
         ArgumentError: The name is invalid or taken, or the file cannot be written.
     """
     check_name(model.name, reserved)
-    models = read_aliases()
-    if other := models.get(model.name):
-        raise ArgumentError(
-            f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
-            f"vsfdatrd models remove {model.name}"
-        )
     entry = {"file": str(model.file)} | ({"sha256": model.sha256} if model.sha256 else {})
-    _change_file(lambda table: table.update({model.name: entry}), f"add {model.name!r}", models | {model.name: model})
+    with _locked_file() as file:
+        models = read_aliases()
+        if other := models.get(model.name):
+            raise ArgumentError(
+                f"there is a model {model.name!r} already, {str(other.file)!r}; take another name, or remove it first: "
+                f"vsfdatrd models remove {model.name}"
+            )
+        change = f"add {model.name!r}"
+        _change_file(file, lambda table: table.update({model.name: entry}), change, models | {model.name: model})
 
 
 def remove_alias(name: str) -> ModelAlias:
@@ -123,14 +128,13 @@ def remove_alias(name: str) -> ModelAlias:
     Raises:
         ArgumentError: There is no such entry, or the file cannot be written.
     """
-    models = read_aliases()
-    if name not in models:
-        names = ", ".join(sorted(models)) or "none"
-        raise ArgumentError(
-            f"there is no model of your own called {name!r}; there are: {names} (in {str(aliases_path())!r})"
-        )
-    removed = models.pop(name)
-    _change_file(lambda table: table.pop(name), f"remove {name!r}", models)
+    with _locked_file() as file:
+        models = read_aliases()
+        if name not in models:
+            names = ", ".join(sorted(models)) or "none"
+            raise ArgumentError(f"there is no model of your own called {name!r}; there are: {names} (in {str(file)!r})")
+        removed = models.pop(name)
+        _change_file(file, lambda table: table.pop(name), f"remove {name!r}", models)
     return removed
 
 
@@ -190,7 +194,34 @@ def _file_error(reason: str) -> ArgumentError:
     )
 
 
-def _change_file(change: Callable[[Any], Any], change_phrase: str, expected: dict[str, ModelAlias]) -> None:
+@contextlib.contextmanager
+def _locked_file() -> Iterator[Path]:
+    """Yield the path of the file, which no other program changes meanwhile.
+
+    Raises:
+        ArgumentError: The folder cannot be written, or another program changes the file for too long.
+    """
+    from filelock import FileLock, Timeout  # scripts do not change the file
+
+    file = aliases_path()
+    lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=_LOCK_SECONDS)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ArgumentError(
+            f"the list of your own models, {str(file)!r}, is being changed by another program; try again when that "
+            "has finished"
+        ) from error
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise _write_error(file, error) from error
+    try:
+        yield file
+    finally:
+        lock.release()
+
+
+def _change_file(file: Path, change: Callable[[Any], Any], change_phrase: str, expected: dict[str, ModelAlias]) -> None:
     """Change the table ``models``, so that it has the expected entries, and replace the file atomically.
 
     Comments and layout are preserved. `change_phrase` names the change in a message.
@@ -198,7 +229,6 @@ def _change_file(change: Callable[[Any], Any], change_phrase: str, expected: dic
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    file = aliases_path()
     try:
         document = tomlkit.parse(_read_file() or _FILE_COMMENT)
         change(document.setdefault("models", tomlkit.table(is_super_table=True)))
@@ -214,10 +244,13 @@ def _change_file(change: Callable[[Any], Any], change_phrase: str, expected: dic
             f"in {str(file)!r}"
         )
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, text)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise ArgumentError(
-            f"the list of your own models, {str(file)!r}, cannot be written ({error}); check its permissions, or set "
-            f"${VARIABLE} to another file"
-        ) from error
+    except OSError as error:
+        raise _write_error(file, error) from error
+
+
+def _write_error(file: Path, error: Exception) -> ArgumentError:
+    return ArgumentError(
+        f"the list of your own models, {str(file)!r}, cannot be written ({error}); check its permissions, or set "
+        f"${VARIABLE} to another file"
+    )

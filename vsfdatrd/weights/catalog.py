@@ -34,7 +34,7 @@ class Model:
 _FILES = {
     ("small",): "c314ea45993c8dcabb908ab8a28328e343a08156f4b302ebdefe4384cd0cf81c",
     ("medium", "dvd", "aligned"): "ae7d9fd34aa6f15373f8116531a24c70f50d8d3a135a0fd7f970bda2e789bf9f",
-    ("large",): "9a0b9f14e2f189b0f5d0d3a92af8b53b29165b30707b969572b9568a9bb6f5ad",
+    ("large",): "7b4e580877bb321df45b8dd1b3febc428c06143bb5ec16f46f0eb62707e30d3f",
     ("ld",): "b17464037bcd57bb865f583e88102c221bd8c73b352735aa0d371fb3cdb1922d",
     ("clean",): "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c",
 }

@@ -67,14 +67,14 @@ class WorkerServer:
         memory = map_shared(address, size)
         slots = len(memory) // (4 * sum(math.prod(shape) for shape in self.shapes))
         self._collectors = ThreadPoolExecutor(slots, "slot")
-        self.prepare(memory, slot_buffers(memory, slots, *self.shapes))
+        self.create_slots(memory, slot_buffers(memory, slots, *self.shapes))
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+    def create_slots(self, shared_memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
         """Create the slots.
 
         Args:
-            memory: The mapped memory.
-            frames: Input and output of each slot, views of `memory`.
+            shared_memory: The mapped memory.
+            frames: Input and output of each slot, views of `shared_memory`.
         """
         raise NotImplementedError
 

@@ -4,11 +4,13 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import meter as meter_module
 from benchmarks.speed.meter import GpuMeter, cpu_seconds, peak_memory
 
 
@@ -55,7 +57,6 @@ def test_the_gpu_is_read_while_frames_run(tmp_path: Path, monkeypatch: pytest.Mo
         wait(meter, 3)
         result = meter.since(mark)
     assert result == {
-        "memory_mib": 3000,
         "busy": pytest.approx(0.8),
         "clock_mhz": 1940,
         "power_w": 250.5,
@@ -64,7 +65,26 @@ def test_the_gpu_is_read_while_frames_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert meter.since(meter.mark()) == {}
 
 
+def test_memory_of_the_gpu_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readings from before, when an ended process still held memory, do not count."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "9000, 0, 300, 60, 40"\nexec tail -f "$(dirname "$0")/more"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "more").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with GpuMeter() as meter:
+        deadline = time.monotonic() + 200
+        while not meter.readings and time.monotonic() < deadline:
+            time.sleep(0.02)
+        monkeypatch.setattr(meter_module, "PATIENCE", 200)
+        late = threading.Timer(0.5, (tmp_path / "more").write_text, ["8000, 0, 1, 1, 1\n1000, 0, 1, 1, 1\n"])
+        late.start()
+        assert meter.memory_now() == 1000
+        late.join()
+
+
 def test_without_a_gpu_nothing_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with GpuMeter() as meter:
         assert meter.since(0) == {}
+        assert meter.memory_now() == 0

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from benchmarks.errors import Missing
 from benchmarks.speed import race as racing
 from benchmarks.speed.cases import OURS, Case, Group
-from benchmarks.speed.contestant import Missing
 from benchmarks.speed.material import drawings
 from benchmarks.speed.race import Remote, Runner, Settings, race, steps, turn_length
 from benchmarks.speed.table import table
@@ -85,11 +86,11 @@ def test_no_contestant_is_opened_without_memory(monkeypatch: pytest.MonkeyPatch)
         available = 1 << 20
 
     runner = Runner(Case(OURS, "medium", (60, 60)), {}, Process())  # type: ignore[arg-type]
-    racing._make_sure_of_memory([runner])
+    racing._require_memory([runner])
     monkeypatch.setattr("psutil.virtual_memory", Free)
-    racing._make_sure_of_memory([])
+    racing._require_memory([])
     with pytest.raises(Missing, match=r"0\.0 GiB of memory are free"):
-        racing._make_sure_of_memory([runner])
+        racing._require_memory([runner])
 
 
 @pytest.mark.parametrize(("noise", "good"), [(0.0, True), (0.5, False)])
@@ -97,17 +98,40 @@ def test_garbage_is_no_result(noise: float, good: bool, tmp_path: Path) -> None:
     """A peer that is fast because it computes nonsense has no rate."""
     picture = drawings(60, 60, 1)[0].repeat(2, axis=1).repeat(2, axis=2)
     picture = (picture + np.random.default_rng(0).normal(0, noise, picture.shape)).astype(np.float32)
-
-    class Peer:
-        def ask(self, do: str, file: str) -> bool:
-            np.save(file, picture)
-            return True
-
     case = Case("nnedi3", "medium", (60, 60))
     result = row("nnedi3", 9.0, trained=True, same_network=False)
-    racing._compare_pictures([Runner(case, result, Peer())], tmp_path)  # type: ignore[arg-type]
+    racing._compare_pictures([Runner(case, result, Peer(picture))], tmp_path)  # type: ignore[arg-type]
     assert ("fps" in result) == good
     assert ("error" in result) != good
+
+
+class Peer:
+    """The process of a contestant that gives this picture."""
+
+    def __init__(self, picture: NDArray[np.float32]) -> None:
+        self._picture = picture
+
+    def ask(self, do: str, file: str) -> bool:
+        if not self._picture.size:
+            raise RuntimeError(f"its process ended, and {file} is not written")
+        np.save(file, self._picture)
+        return True
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_networks_of_every_scale_are_results(scale: int, tmp_path: Path) -> None:
+    picture = drawings(60, 60, 1)[0].repeat(scale, axis=1).repeat(scale, axis=2)
+    result = row(OURS, 9.0, trained=True, same_network=True)
+    racing._compare_pictures([Runner(Case(OURS, "mine", (60, 60)), result, Peer(picture))], tmp_path)  # type: ignore[arg-type]
+    assert "fps" in result
+
+
+def test_a_contestant_that_dies_after_its_turns_keeps_its_rate(tmp_path: Path) -> None:
+    result = row(OURS, 9.0, trained=True, same_network=True)
+    dead = Peer(np.empty(0, np.float32))
+    racing._compare_pictures([Runner(Case(OURS, "mine", (60, 60)), result, dead)], tmp_path)  # type: ignore[arg-type]
+    assert "fps" in result
+    assert result["picture_error"] == "its process ended, and picture_0.npy is not written"
 
 
 @pytest.mark.parametrize(

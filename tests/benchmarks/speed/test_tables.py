@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as front
+from benchmarks.command_line import result_name, run
+from benchmarks.errors import BenchmarkError
 from benchmarks.speed.cases import OURS
 from benchmarks.speed.plot import draw
 from benchmarks.speed.table import compared, table
@@ -43,7 +45,7 @@ def test_two_results_compared() -> None:
     assert compared(old, result(row("new", 1.0))["result"]) == "The two results have no case in common."
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     sweep = [row(OURS, 400 / w, size=[w, w]) for w in (100, 200, 400)]
@@ -57,6 +59,11 @@ def test_pictures(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 800
             assert len(picture.convert("RGB").getcolors(1 << 20) or ()) > 50
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    bars: list[int] = []
+    monkeypatch.setattr(pyplot, "close", lambda figure: bars.append(len(figure.axes[0].patches)))
+    draw([result(row(OURS, 20.0)), result(row(OURS, 30.0, model="small"))], tmp_path / "same.png")
+    assert bars == [2], "two results of one machine share a bar"
     with pytest.raises(ValueError, match="nothing in these results"):
         draw([result()], tmp_path / "none.png")
 
@@ -75,7 +82,7 @@ def test_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert Path("chart.png").stat().st_size > 10_000
     Path("bad.json").write_text("[]")
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--compare", "old.json", "bad.json"])
-    with pytest.raises(SystemExit, match=r"bad\.json cannot be read as a result"):
+    with pytest.raises(BenchmarkError, match=r"bad\.json cannot be read as a result"):
         front.main()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--size", "large"])
     with pytest.raises(SystemExit):
@@ -83,10 +90,45 @@ def test_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "'large' is not a size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--rounds", "0"), "'0' is not a whole number of 1 or more"),
+        (("--seconds", "-1"), "'-1' is not a number above 0"),
+        (("--groups", "headlines"), "invalid choice: 'headlines'"),
+        (("--only", "vapoursynth"), "invalid choice: 'vapoursynth'"),
+        (("--clip", "film.mkv"), "--clip is measured with --full only"),
+    ],
+)
+def test_bad_arguments_are_refused_before_measuring(
+    arguments: tuple[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        front.main()
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--model", str(tmp_path / "nowhere.safetensors")])
+    with pytest.raises(SystemExit, match=r"nowhere\.safetensors"):
+        run(front.main)
+
+
+def test_a_result_without_what_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "none.json"
+    file.write_text(json.dumps(result(row(OURS, 10.0)) | {"result": {"groups": []}}))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--chart", str(file)])
+    assert front.main() == 0
+    assert "no picture: nothing in these results" in capsys.readouterr().out
+
+
 def test_name_of_a_result_that_is_a_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused before anything is measured, which takes minutes."""
-    assert front._result_name("speed.json") == "speed"
-    assert front._result_name("/speed") == "/speed"
+    assert result_name("speed.json") == "speed"
+    assert result_name("/speed") == "/speed"
     monkeypatch.setattr("sys.argv", ["benchmarks", "--out", "benchmarks/results/speed"])
     with pytest.raises(SystemExit):
         front.main()

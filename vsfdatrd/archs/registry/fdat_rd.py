@@ -87,7 +87,7 @@ def read_meta_upsample(tensors: TensorIndex) -> list[int]:
     """Read the ``MetaUpsample`` buffer as integers; some converters cast it to a floating-point type with the weights.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: The buffer is not a list of non-negative integers.
     """
     meta = tensors.read(META_UPSAMPLE)[META_UPSAMPLE]
     if meta.ndim != 1 or (meta != meta.round()).any() or (meta < 0).any():

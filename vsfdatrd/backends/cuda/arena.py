@@ -1,6 +1,6 @@
-"""Place buffers that are not alive at the same time into one block of memory.
+"""Assign offsets in one block of memory, the arena, to buffers; buffers whose lifetimes do not overlap share memory.
 
-The largest buffers are placed first, each into the smallest gap that is free for its whole lifetime (greedy by size,
+The largest buffers are placed first, each in the smallest gap that is free during its lifetime (greedy by size,
 Pisarchyk and Lee 2020, arXiv:2001.03288).
 """
 
@@ -16,19 +16,19 @@ class BufferLifetime:
     """Size and lifetime of a buffer."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     first: int
-    """Number of the step that writes it first."""
+    """Index of the launch that first writes it."""
     last: int
-    """Number of the step that uses it last; at least `first`."""
+    """Index of the launch that last uses it; at least `first`."""
 
     def overlaps(self, other: "BufferLifetime") -> bool:
-        """Return whether there is a step at which both buffers are alive."""
+        """Return whether both buffers are in use during the same launch."""
         return self.first <= other.last and other.first <= self.last
 
 
 def assign_offsets(lifetimes: Sequence[BufferLifetime]) -> tuple[list[int], int]:
-    """Place every buffer in one block of memory; buffers that are not in use at the same time may overlap.
+    """Place every buffer in one block of memory; buffers whose lifetimes do not overlap may share memory.
 
     Args:
         lifetimes: The buffers.

@@ -1,8 +1,9 @@
 """CUDA backend: FDAT-RD with kernels of this package on NVIDIA GPUs from compute capability 8.0 on.
 
-It needs no library but the driver, and nothing is built: an engine's files are the weights and fp32 outputs of one
-small image. Every GPU is compared with those before its first frame, for each driver and each size of frame. It runs in
-a worker process (`worker.py`). These kernels have not run on a GPU yet, so that ``backend="auto"`` leaves them out.
+It needs no library other than the driver, and no engine is built: an engine's files are the weights and fp32 outputs
+for small test images. The outputs of every GPU are compared with these before its first frame, once for each driver
+version and frame size. The kernels run in a worker process (`worker.py`). They have not run on a GPU yet, so
+``backend="auto"`` does not use them.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ ANY_FRAME_SIZE = True
 MIN_CAPABILITY = (8, 0)
 """Lowest compute capability that the kernels are compiled for."""
 PROCESS_BYTES = 600 << 20
-"""GPU memory of a CUDA context, kernels and small allocations. As for TensorRT; not measured for these kernels."""
+"""GPU memory of a CUDA context, kernels and small allocations: TensorRT's value, not measured for these kernels."""
 
 _standby = StandbyWorker("vsfdatrd.backends.cuda.worker")
 warm_up = _standby.warm_up
@@ -62,7 +63,7 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 
 def unsupported_reason(model: ModelDescriptor) -> str | None:
-    """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
+    """Explain why the kernels, which are for FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
     config = model.config
     if not isinstance(config, FdatRdConfig):
         return "it is not an FDAT-RD"
@@ -83,7 +84,7 @@ def version(device: Sequence[int] = (0,)) -> str:
 
 
 def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Precision, ...]:
-    """List the precisions that there are kernels for; see `Backend.precisions`."""
+    """List the precisions for which there are kernels; see `Backend.precisions`."""
     compiled, config = _load_manifest(), checkpoint.descriptor.config
     channels = config.embed_dim if isinstance(config, FdatRdConfig) else 0
     return tuple(precision for precision in TYPES if compiled and compiled.of_network(channels, precision))
@@ -185,11 +186,11 @@ def _fdat_rd_config(spec: EngineSpec) -> FdatRdConfig:
 
 
 def _needed_bytes(spec: EngineSpec) -> int:
-    """Return the bytes of GPU memory for a network with every part at work, its weights, and its frames."""
+    """Return the bytes of GPU memory for a network with all branches active, its weights, and its frames."""
     config, network = _fdat_rd_config(spec), spec.checkpoint.descriptor
     compiled = manifest.load().of_network(config.embed_dim, spec.precision)
     tiles = {name: kernel.constants for name, kernel in compiled.items()}
     plan = make_plan(config, assume_all_active(config), tiles, spec.height, spec.width, TYPES[spec.precision])
-    # One frame more than are in flight: the buffers that the network reads and writes.
+    # One frame more than are in flight, for the fixed buffers that the network reads and writes.
     frames = spec.height * spec.width * memory.frame_bytes(network) * ((spec.streams or DEFAULT_STREAMS) + 1)
     return plan.arena + frames + 4 * network.parameters + PROCESS_BYTES

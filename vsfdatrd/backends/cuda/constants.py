@@ -8,7 +8,7 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.backends.cuda import packing, tail_packing
 from vsfdatrd.backends.cuda.arena import align_up
 from vsfdatrd.backends.cuda.packing import StoredTypes
-from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, Constant, Kernels, Launch, Plan
+from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, Constant, Launch, Plan, TileSizes
 from vsfdatrd.graph.weights import Array, Weights
 
 
@@ -18,13 +18,13 @@ class ConstantBlock:
 
     arrays: Mapping[Constant, Array]
     offsets: Mapping[Constant, int]
-    """Bytes."""
+    """Offsets in bytes."""
     size: int
-    """Bytes of the block."""
+    """Size of the block in bytes."""
 
 
 def pack_constants(
-    plan: Plan, config: FdatRdConfig, weights: Weights, kernels: Kernels, types: StoredTypes
+    plan: Plan, config: FdatRdConfig, weights: Weights, tile_sizes: TileSizes, types: StoredTypes
 ) -> ConstantBlock:
     """Pack the weights of a network for the launches of a plan.
 
@@ -32,18 +32,18 @@ def pack_constants(
         plan: The plan.
         config: The network.
         weights: All its tensors.
-        kernels: Compile-time constants of the kernels.
+        tile_sizes: Tile sizes of each kernel; see `plan.TileSizes`.
         types: Types of the buffers.
 
     Raises:
-        OverflowError: A weight is beyond the range of its type.
+        OverflowError: A weight exceeds the range of its type.
     """
     arrays: dict[Constant, Array] = {}
     for launch in plan.launches:
         names = {argument.name for argument in launch.arguments if isinstance(argument, Constant)}
         if not names:
             continue
-        packed = _pack_launch(launch, config, weights.below(launch.module), kernels, types)
+        packed = _pack_launch(launch, config, weights.below(launch.module), tile_sizes, types)
         if packed.keys() != names:
             raise ValueError(f"{launch.kernel} takes {sorted(names)}, not {sorted(packed)}")
         for name, array in packed.items():
@@ -53,10 +53,10 @@ def pack_constants(
 
 
 def _pack_launch(
-    launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: StoredTypes
+    launch: Launch, config: FdatRdConfig, tensors: Weights, tile_sizes: TileSizes, types: StoredTypes
 ) -> packing.Constants:
     """Pack the constants of one launch from the tensors of its module."""
-    tiles, ffn_width = kernels[launch.kernel], FFN_EXPANSION * config.embed_dim
+    tiles, ffn_width = tile_sizes[launch.kernel], FFN_EXPANSION * config.embed_dim
     match launch.kernel:
         case "conv_first":
             return packing.conv_first(tensors, config.unshuffle, tiles["BLOCK_K"])
@@ -69,7 +69,7 @@ def _pack_launch(
         case "ffn_smix_fc2":
             return packing.ffn_smix_fc2(tensors, launch.part, ffn_width, types)
         case kernel if kernel in tail_packing.TAIL_KERNELS:
-            return tail_packing.pack_tail(launch, config, tensors, kernels, types)
+            return tail_packing.pack_tail(launch, config, tensors, tile_sizes, types)
         case kernel if kernel in _WITH_TYPES:
             return _WITH_TYPES[kernel](tensors, types)
         case kernel if kernel in _IN_FLOAT32:

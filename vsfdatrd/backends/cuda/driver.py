@@ -1,6 +1,6 @@
-"""Compiled kernels on a GPU, through the driver's functions in cuda-bindings.
+"""Load and launch compiled kernels with the driver API in cuda-bindings.
 
-Memory, streams and graphs belong to the CUDA runtime (`backends.gpu.cuda`), whose handles the driver takes.
+Memory, streams and graphs belong to the CUDA runtime (`backends.gpu.cuda`); the driver API accepts its handles.
 """
 
 import ctypes
@@ -13,19 +13,19 @@ from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.errors import EngineError, EngineUnavailable
 
 DEFAULT_SHARED_BYTES = 48 << 10
-"""Bytes of shared memory that a block gets without asking for more."""
+"""Bytes of shared memory that a block can use without `Kernel.allow_shared`."""
 
 
 def check_call(result: tuple[Any, ...], operation: str) -> Any:
     """Check the result of a driver call, a status and at most one value. Return the value, if there is one.
 
     Args:
-        result: What the call returned: its status, then at most one value.
-        operation: What the call was for, for the message.
+        result: The call's result: its status, then at most one value.
+        operation: Purpose of the call, for the message.
 
     Raises:
         EngineUnavailable: The driver is too old for the kernels.
-        EngineError: The call failed; the message says what `operation` it was for.
+        EngineError: The call failed; the message contains `operation`.
     """
     status, *values = result
     if status == driver.CUresult.CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
@@ -39,16 +39,16 @@ def check_call(result: tuple[Any, ...], operation: str) -> Any:
 
 
 class Kernel:
-    """A kernel that the driver has compiled. It can run on every GPU, after `allow_shared` there."""
+    """A kernel that the driver has compiled. It can run on every GPU for which `allow_shared` was called."""
 
     def __init__(self, ptx: bytes, entry: str, threads: int, shared: int) -> None:
-        """Compile a kernel. The driver keeps the result on disk, and compiles it again after an update.
+        """Compile a kernel. The driver caches the result on disk, and compiles it again after the driver is updated.
 
         Args:
-            ptx: The code.
-            entry: Name of the kernel in it.
-            threads: Threads of a block.
-            shared: Bytes of dynamic shared memory of a block.
+            ptx: The PTX.
+            entry: Name of the kernel in the PTX.
+            threads: Threads per block.
+            shared: Bytes of dynamic shared memory per block.
 
         Raises:
             EngineUnavailable: The driver is too old.
@@ -61,7 +61,7 @@ class Kernel:
         self._kernel = check_call(found, f"finding the kernel {entry}")
 
     def allow_shared(self, index: int) -> None:
-        """Allow blocks to use as much shared memory of a GPU as they need.
+        """Allow the kernel's blocks to use as much shared memory as they need on a GPU.
 
         Args:
             index: Number of the GPU.
@@ -94,13 +94,13 @@ class Kernel:
 
 
 class Arguments:
-    """The arguments of a kernel in memory, where `cuLaunchKernel` reads them: an array of pointers to values."""
+    """The arguments of a kernel in the form that `cuLaunchKernel` reads: an array of pointers to values."""
 
     def __init__(self, values: Sequence[tuple[int, bool]]) -> None:
         """Store arguments.
 
         Args:
-            values: Each with whether it is an address (64 bits) and not a number (32 bits).
+            values: Pairs of a value and whether it is an address (64 bits) instead of a number (32 bits).
         """
         self._values = [ctypes.c_void_p(value) if pointer else ctypes.c_int32(value) for value, pointer in values]
         self._pointers = (ctypes.c_void_p * len(self._values))(*map(ctypes.addressof, self._values))

@@ -1,4 +1,4 @@
-"""The list of launches while a plan is made, with buffers that have no place in memory yet."""
+"""The list of launches from which a plan is made. Its buffers have no offsets until the list is complete."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,29 +8,29 @@ import numpy as np
 
 from vsfdatrd.backends.cuda.arena import BufferLifetime, assign_offsets
 from vsfdatrd.backends.cuda.packing import StoredTypes
-from vsfdatrd.backends.cuda.plan import Constant, Frame, Kernels, Launch, Plan, Region
+from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, TileSizes
 
 _FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """A buffer without a place yet."""
+    """A buffer whose offset in the arena is not assigned yet."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
 
 type Argument = Buffer | Frame | str | int
-"""What a launch is recorded with; a text is the name of a constant."""
+"""Argument of a recorded launch; a string is the name of a constant."""
 
 
 class LaunchList:
-    """Collects launches, and assigns offsets to their buffers in the end."""
+    """Collects launches and finally assigns offsets to their buffers."""
 
-    def __init__(self, kernels: Kernels, types: StoredTypes) -> None:
+    def __init__(self, tile_sizes: TileSizes, types: StoredTypes) -> None:
         self.types = types
-        self._kernels = kernels
+        self._tile_sizes = tile_sizes
         self._launches: list[tuple[Launch, list[Buffer | Constant | Frame | int]]] = []
 
     def add_launch(self, kernel: str, module: str, grid: tuple[int, ...], *arguments: Argument, part: int = 0) -> None:
@@ -41,10 +41,10 @@ class LaunchList:
 
     def tile_size(self, kernel: str, name: str) -> int:
         """Return a compile-time constant of a kernel."""
-        return self._kernels[kernel][name]
+        return self._tile_sizes[kernel][name]
 
     def count_blocks(self, kernel: str, name: str, count: int) -> int:
-        """Return the programs of a kernel that processes `count` things, as many each as a constant says."""
+        """Return the number of programs that process `count` items, if each processes `tile_size(kernel, name)`."""
         return -(-count // self.tile_size(kernel, name))
 
     def new_floats(self, *shape: int) -> Buffer:

@@ -1,11 +1,11 @@
 """Pack the weights of FDAT-RD for the CUDA kernels: layouts, types, and everything that can be computed beforehand.
 
-Those of the tail are in `tail_packing`.
+`tail_packing` packs the weights of the tail.
 
-Kernels read normalized tokens (t - mean) / deviation without the weight gamma and bias beta of the norm, which are
-folded into what follows. Softmax is computed with powers of two, so log2(e) is folded into queries and window biases.
-Matrices are stored as (inputs, outputs). Each function takes the tensors of its module and returns a kernel's constants
-by the names of its parameters; the kernels' docstrings define the layouts.
+Kernels compute normalized tokens as (t - mean) / deviation. The norm's weight and bias are folded into the layer after
+it. Softmax is computed with powers of two, so log2(e) is folded into queries and window biases. Matrices are stored as
+(inputs, outputs). Each function takes the tensors of its module and returns a kernel's constants by the names of its
+parameters; the kernels' docstrings define the layouts.
 """
 
 import math
@@ -23,7 +23,7 @@ HEAD_DIM = 32
 """Channels of a head; the kernels support no other number."""
 LOG2E = math.log2(math.e)
 QUERY_FACTOR = LOG2E / math.sqrt(HEAD_DIM)
-"""Factor of queries."""
+"""Factor by which queries are scaled."""
 type Constants = dict[str, Array]
 """A kernel's constants by the names of its parameters."""
 
@@ -33,11 +33,11 @@ class StoredTypes:
     """Types of the values that a network stores. Sums, statistics and small constants are float32."""
 
     tokens: np.dtype[Any]
-    """Tokens and matrices."""
+    """Type of tokens and of matrices that are multiplied with tokens."""
     tail: np.dtype[Any]
-    """Maps and matrices of the tail."""
+    """Type of maps and matrices of the tail."""
     position_bias: np.dtype[Any]
-    """Biases of the positions in a window."""
+    """Type of the position biases in a window."""
 
     def token_matrix(self, values: Array) -> Array:
         """Convert a matrix that is multiplied with tokens."""
@@ -47,11 +47,11 @@ class StoredTypes:
 _FP16, _FP32 = np.dtype(np.float16), np.dtype(np.float32)
 TYPES: Mapping[Precision, StoredTypes] = {
     "fp16": StoredTypes(_FP16, _FP16, _FP16),
-    # bf16 has 8 bits: in the tail, skies would have bands, and biases are no larger than fp16's range.
+    # bf16 has only 8 bits, which would cause banding in the tail. Position biases fit the range of fp16.
     "bf16": StoredTypes(np.dtype(ml_dtypes.bfloat16), _FP32, _FP16),
 }
 ALL_FLOAT32 = StoredTypes(_FP32, _FP32, _FP32)
-"""Everything in float32, which no kernel is compiled for: to compare a plan with the network."""
+"""Everything in float32, for comparing a plan with the network in tests; no kernel is compiled for it."""
 
 
 def convert(values: Array, dtype: np.dtype[Any]) -> Array:
@@ -81,7 +81,7 @@ def to_float32(values: Array) -> Array:
 
 
 def conv_first(first: Weights, unshuffle: int, multiple: int) -> Constants:
-    """Pack the first convolution, whose rows are padded with zeros to a multiple of `multiple`.
+    """Pack the first convolution, with rows padded with zeros to a multiple of `multiple`.
 
     A pixel unshuffle and a 3×3 kernel are one 3u × 3u kernel with stride u: channel (c, y, x) of the unshuffled image
     at tap (i, j) is pixel (u·i + y, u·j + x) in the large kernel.
@@ -110,7 +110,10 @@ def norm_qkv(block: Weights, types: StoredTypes) -> Constants:
 
 
 def depthwise_gelu(block: Weights) -> Constants:
-    """Pack the depthwise convolution of normalized tokens, (9, C). Outside the map, the norm's bias is not added."""
+    """Pack the depthwise convolution of normalized tokens, (9, C).
+
+    The contribution of the norm's bias is separate, because it is not added for taps outside the map.
+    """
     weight = _flatten_depthwise(block["conv.0.weight"])
     return {
         "depthwise_weight": to_float32(weight * block["n1.weight"]),
@@ -129,7 +132,7 @@ def window_attention(block: Weights, padded: int, types: StoredTypes) -> Constan
     bias = block["attn.rel_pos_bias"] * LOG2E
     heads, tokens, _ = bias.shape
     padded_bias = np.zeros((heads, padded, padded))
-    padded_bias[:, :, tokens:] = -np.inf  # keys that are not there
+    padded_bias[:, :, tokens:] = -np.inf  # padding keys
     padded_bias[:, :tokens, :tokens] = bias
     return {"position_bias": convert(padded_bias, types.position_bias)} | _pack_projection(block, types)
 
@@ -139,9 +142,9 @@ def ffn_fc1(block: Weights, part: int, width: int, types: StoredTypes) -> Consta
 
     Args:
         block: Tensors of the block.
-        part: Number of the part. Hidden channels that are not there have weights of zero, and so add nothing.
-        width: F, its hidden channels.
-        types: Types.
+        part: Number of the part. The last part is padded with hidden channels whose weights are zero.
+        width: F, the number of hidden channels in a part.
+        types: Types of the buffers.
     """
     return _fold_norm(_pad_hidden_channels(block["ffn.fc1.weight"], part, width), block, "n2", types)
 
@@ -178,8 +181,8 @@ def apply_channel_attention(block: Weights) -> Constants:
 def refine_dictionary_parts(block: Weights, types: StoredTypes) -> Constants:
     """Pack the projections with which the dictionary attends to the frame.
 
-    The queries (h, M, d) depend on weights alone. The bias of the second norm adds the same to all scores of a query,
-    which changes nothing; what it adds to the values is in `refine_dictionary`.
+    The queries (h, M, d) depend on weights alone. The bias of the second norm adds a constant to all scores of a query,
+    which the softmax cancels. `refine_dictionary` contains its contribution to the values.
     """
     attn = block.below("attn")
     dictionary = attn["dictionary"]
@@ -196,7 +199,7 @@ def refine_dictionary_parts(block: Weights, types: StoredTypes) -> Constants:
 
 
 def refine_dictionary(block: Weights) -> Constants:
-    """Pack the learned dictionary, before it attends to the frame, (M, C)."""
+    """Pack the learned dictionary (M, C), plus the contribution of the second norm's bias to the values."""
     attn = block.below("attn")
     values = np.split(attn["r_kv.weight"], 2)[1]
     return {"dictionary": to_float32(attn["dictionary"] + values @ attn["r_norm.bias"])}
@@ -231,5 +234,5 @@ def _pack_projection(block: Weights, types: StoredTypes) -> Constants:
 
 
 def _flatten_depthwise(weight: Array) -> Array:
-    """(C, 1, 3, 3) -> (9, C)."""
+    """Rearrange the weight of a depthwise convolution: (C, 1, 3, 3) -> (9, C)."""
     return weight.reshape(len(weight), 9).T

@@ -14,15 +14,15 @@ from vsfdatrd.backends.cuda.tails import is_fused, largest_buffer
 from vsfdatrd.graph.weights import Weights
 
 MAX_OFFSET = 2**31
-"""Kernels compute offsets, in values, with 32 bits."""
+"""Limit of the number of values in a buffer: kernels compute offsets in 32 bits."""
 FFN_EXPANSION = 2
-"""Hidden channels for each channel of the tokens in the kernels of feed-forward networks.
+"""Ratio of hidden channels to channels of a token in the kernels of feed-forward networks.
 
-Narrower ones are padded with zeros, and wider ones computed in parts.
+Networks with fewer hidden channels are padded with zeros. Those with more are computed in parts.
 """
 
-type Kernels = Mapping[str, Mapping[str, int]]
-"""Compile-time constants (tile sizes) of every kernel, by its name, for one number of channels and one precision."""
+type TileSizes = Mapping[str, Mapping[str, int]]
+"""Compile-time constants (tile sizes) by kernel name and constant name, for one number of channels and precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +35,27 @@ class Constant:
     name: str
     """Parameter of the kernel."""
     part: int = 0
-    """Part of a feed-forward network, in the order of its hidden channels."""
+    """Number of the part of a feed-forward network; see `FFN_EXPANSION`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """A buffer in the arena. Two buffers that are never alive at the same time may have the same place."""
+    """A buffer in the arena. Buffers whose lifetimes do not overlap may share memory."""
 
     offset: int
-    """Bytes."""
+    """Offset in the arena in bytes."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The input or the output, float32."""
+    """The network's input or output buffer, float32."""
 
     is_output: bool
 
@@ -76,23 +76,23 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a network is computed for frames of one size."""
+    """All launches of a network for frames of one size."""
 
     launches: tuple[Launch, ...]
     arena: int
-    """Size of the memory for all buffers in bytes."""
+    """Size of the arena, the memory that holds all buffers, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveParts:
-    """The parts of a network that contribute to its output; the others are left out (see `zero_branches`)."""
+    """The branches of a network that contribute to its output; the others are left out (see `zero_branches`)."""
 
     attention: frozenset[tuple[int, int]]
-    """Group and block of active attention with the parallel convolution."""
+    """(group, block) of every active attention branch, which includes the parallel convolution."""
     ffn: frozenset[tuple[int, int]]
-    """Group and block of active feed-forward networks."""
+    """(group, block) of every active feed-forward network."""
     mid_channels: int
-    """Channels between two transposed convolutions that the second one uses."""
+    """Number of channels between the tail's two transposed convolutions that the second one uses."""
 
 
 def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
@@ -115,13 +115,13 @@ def find_active(config: FdatRdConfig, weights: Weights) -> ActiveParts:
 
 
 def assume_all_active(config: FdatRdConfig) -> ActiveParts:
-    """Return every part of a network, for an estimate without its weights."""
+    """Return `ActiveParts` with every branch of a network, for an estimate without its weights."""
     every = frozenset((g, b) for g, group in enumerate(config.groups) for b in range(len(group)))
     return ActiveParts(every, every, config.embed_dim)
 
 
 def unsupported_config_reason(config: FdatRdConfig) -> str | None:
-    """Explain why the kernels, for any number of channels, cannot run a network; None if they can.
+    """Explain why the kernels cannot run a network, apart from its number of channels; None if they can.
 
     Args:
         config: The network.
@@ -136,7 +136,7 @@ def unsupported_config_reason(config: FdatRdConfig) -> str | None:
 
 
 def offsets_fit(config: FdatRdConfig, height: int, width: int) -> bool:
-    """Return whether the kernels can number all values of a padded frame of height × width pixels in every buffer.
+    """Return whether every buffer for a padded frame of height × width pixels has fewer than `MAX_OFFSET` values.
 
     Args:
         config: The network.

@@ -1,12 +1,12 @@
-"""Plan how the CUDA kernels compute an FDAT-RD: a list of launches, and a place in memory for every buffer.
+"""Plan how the CUDA kernels compute an FDAT-RD: a list of launches, and an offset in memory for every buffer.
 
-A plan depends on the configuration, the parts of the network that are active, and the size of the frame; not on the
-GPU, nor on the weights otherwise. The kernels are described in `vsfdatrd.kernels`; here are their order, their
-arguments and their grids. Kernels that write tokens also write the mean and the reciprocal standard deviation of each,
-so that no normalization is a pass over memory of its own.
+A plan depends on the configuration, the active parts of the network and the size of the frame, but not on the GPU or
+the values of the weights. `vsfdatrd.kernels` describes the kernels; this module defines their order, arguments and
+grids. Kernels that write tokens also write the mean and the reciprocal standard deviation of each token, so that
+normalization needs no separate pass over memory.
 
-N is the number of tokens, C that of their channels, F = `FFN_EXPANSION` · C that of the hidden channels in a part of a
-feed-forward network, h the number of heads, M that of the tokens in the dictionary.
+N: tokens. C: channels per token. h: heads. M: dictionary tokens. F = `FFN_EXPANSION` · C: hidden channels that one
+launch of a feed-forward network computes; networks with more hidden channels take several launches.
 """
 
 import math
@@ -15,36 +15,36 @@ from dataclasses import dataclass
 from vsfdatrd.archs.fdat_rd import WINDOW, FdatRdConfig, Kind, blocks_with_windows
 from vsfdatrd.backends.cuda.launches import Argument, Buffer, LaunchList
 from vsfdatrd.backends.cuda.packing import HEAD_DIM, StoredTypes
-from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, ActiveParts, Frame, Kernels, Plan
+from vsfdatrd.backends.cuda.plan import FFN_EXPANSION, ActiveParts, Frame, Plan, TileSizes
 from vsfdatrd.backends.cuda.tail_planner import plan_tail
 
 WINDOW_TOKENS = math.prod(WINDOW)
-"""Tokens of a window."""
+"""Number of tokens in a window."""
 PARTIAL_SUMS = 192
-"""About as many partial sums are computed of a large frame, so that every multiprocessor of a GPU has some."""
+"""Approximate number of programs that compute partial sums of a large frame, enough for every multiprocessor."""
 
 
 def make_plan(
-    config: FdatRdConfig, active: ActiveParts, kernels: Kernels, height: int, width: int, types: StoredTypes
+    config: FdatRdConfig, active: ActiveParts, tile_sizes: TileSizes, height: int, width: int, types: StoredTypes
 ) -> Plan:
     """Plan a network.
 
     Args:
         config: The network, for which `plan.unsupported_config_reason` is None.
         active: Its active parts.
-        kernels: Compile-time constants of the kernels.
+        tile_sizes: Tile sizes of each kernel; see `plan.TileSizes`.
         height: Height of the padded frame in pixels, a multiple of `config.multiple`.
         width: Width of the padded frame in pixels, a multiple of `config.multiple`.
         types: Types of the buffers.
     """
-    planner = _Planner(config, active, kernels, height // config.unshuffle, width // config.unshuffle, types)
+    planner = _Planner(config, active, tile_sizes, height // config.unshuffle, width // config.unshuffle, types)
     planner.plan_network()
     return planner.finish()
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Tokens and their statistics."""
+    """Buffers of tokens (N, C) and their statistics (N, 2): mean and reciprocal standard deviation."""
 
     values: Buffer
     stats: Buffer
@@ -54,9 +54,15 @@ class _Planner(LaunchList):
     """Collects launches. Methods take and return buffers, in the order of the network."""
 
     def __init__(
-        self, config: FdatRdConfig, active: ActiveParts, kernels: Kernels, height: int, width: int, types: StoredTypes
+        self,
+        config: FdatRdConfig,
+        active: ActiveParts,
+        tile_sizes: TileSizes,
+        height: int,
+        width: int,
+        types: StoredTypes,
     ) -> None:
-        super().__init__(kernels, types)
+        super().__init__(tile_sizes, types)
         self._config, self._active = config, active
         self._height, self._width, self._count = height, width, height * width
 

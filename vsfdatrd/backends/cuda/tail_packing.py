@@ -12,7 +12,7 @@ from vsfdatrd.archs import zero_branches
 from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.upsamplers import GROUPS
 from vsfdatrd.backends.cuda.packing import Constants, StoredTypes, convert, to_float32
-from vsfdatrd.backends.cuda.plan import Kernels, Launch
+from vsfdatrd.backends.cuda.plan import Launch, TileSizes
 from vsfdatrd.backends.cuda.tails import LDA_GROUPS, Convolution, describe, padded
 from vsfdatrd.graph.weights import Array, Weights
 
@@ -21,7 +21,7 @@ PRODUCT_COLUMNS = 64
 
 
 def pack_tail(
-    launch: Launch, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: StoredTypes
+    launch: Launch, config: FdatRdConfig, tensors: Weights, tile_sizes: TileSizes, types: StoredTypes
 ) -> Constants:
     """Pack the constants of a launch of the tail.
 
@@ -29,18 +29,18 @@ def pack_tail(
         launch: The launch.
         config: The network.
         tensors: The tensors of its module.
-        kernels: Compile-time constants of the kernels.
-        types: StoredTypes of the buffers.
+        tile_sizes: Tile sizes of each kernel; see `plan.TileSizes`.
+        types: Types of the buffers.
     """
     match launch.kernel:
         case "conv_transpose_products":
-            columns = kernels["conv_transpose_products"]["BLOCK_COLUMNS"]
+            columns = tile_sizes["conv_transpose_products"]["BLOCK_COLUMNS"]
             return conv_transpose_products(tensors, zero_branches.used_channels(tensors), columns, types)
         case "conv_maps":
             (layer,) = (each for each in describe(config).maps if each.module == launch.module)
-            return conv_maps(tensors, layer, kernels["conv_maps"]["BLOCK_COLUMNS"], types)
+            return conv_maps(tensors, layer, tile_sizes["conv_maps"]["BLOCK_COLUMNS"], types)
         case "conv_pixel_shuffle":
-            return _pack_conv_pixel_shuffle(launch.module, config, tensors, kernels, types)
+            return _pack_conv_pixel_shuffle(launch.module, config, tensors, tile_sizes, types)
         case "dysample":
             init_positions = tensors["init_pos"].reshape(-1)
             return {"init_positions": to_float32(init_positions), "bias": to_float32(tensors["end_conv.bias"])}
@@ -52,8 +52,8 @@ def conv_transpose_products(tail: Weights, used: NDArray[np.bool_], columns: int
 
     Args:
         tail: Tensors of the tail.
-        used: Mask of the channels between the two that the second one uses; the others are left out.
-        columns: Their number is padded with zeros to a multiple of this.
+        used: Mask of the channels between the two convolutions that the second one uses; the others are left out.
+        columns: The number of used channels is padded with zeros to a multiple of this number.
         types: Types of the buffers.
 
     Returns:
@@ -88,7 +88,7 @@ def sum_products_conv_last(tail: Weights) -> Constants:
 
 
 def conv_maps(tensors: Weights, layer: Convolution, columns: int, types: StoredTypes) -> Constants:
-    """Pack a convolution to a map: a matrix for each pixel that a token becomes, of rows (tap, channel).
+    """Pack a convolution whose output is a map: for each output subpixel of a token, a matrix with rows (tap, channel).
 
     Args:
         tensors: Its tensors.
@@ -112,7 +112,7 @@ def conv_maps(tensors: Weights, layer: Convolution, columns: int, types: StoredT
 
 
 def conv_rgb(tensors: Weights) -> Constants:
-    """Pack the convolution of planes at the end."""
+    """Pack the last convolution, which reads and writes RGB planes."""
     return {"weight": to_float32(tensors["weight"]), "bias": to_float32(tensors["bias"])}
 
 
@@ -127,7 +127,7 @@ def lda_offset_features(tensors: Weights) -> Constants:
 
 
 def lda_attention(tensors: Weights) -> Constants:
-    """Pack what is added to the keys of the nine positions of ``lda``, (9, hidden)."""
+    """Pack the position biases (9, hidden) that ``lda`` adds to the keys."""
     table = tensors["relative_position_bias_table"]
     return {"position_bias": to_float32(table.reshape(9, -1))}
 
@@ -141,11 +141,11 @@ TAIL_KERNELS = frozenset([*PACKED, "conv_transpose_products", "conv_maps", "conv
 
 
 def _pack_conv_pixel_shuffle(
-    module: str, config: FdatRdConfig, tensors: Weights, kernels: Kernels, types: StoredTypes
+    module: str, config: FdatRdConfig, tensors: Weights, tile_sizes: TileSizes, types: StoredTypes
 ) -> Constants:
-    """Pack a convolution to planes: a matrix of rows (tap, channel), and columns (plane, subpixel)."""
-    tail, tiles = describe(config), kernels["conv_pixel_shuffle"]
-    in_channels = kernels["conv_maps"]["BLOCK_COLUMNS"]  # a multiple of it
+    """Pack a convolution whose output is planes: a matrix with rows (tap, channel) and columns (plane, subpixel)."""
+    tail, tiles = describe(config), tile_sizes["conv_pixel_shuffle"]
+    in_channels = tile_sizes["conv_maps"]["BLOCK_COLUMNS"]  # a multiple of it
     layer = tail.to_planes
     if layer and module == layer.module:
         taps = _transposed(tensors, layer.upscale) if layer.form == "transposed" else _taps(tensors["weight"])
@@ -173,15 +173,15 @@ def _pad(taps: Array, in_multiple: int, out_multiple: int) -> Array:
 
 
 def _taps(weight: Array) -> Array:
-    """(M, K, 3, 3) -> (9, K, M)."""
+    """Rearrange the weight of a 3×3 convolution: (M, K, 3, 3) -> (9, K, M)."""
     out_channels, in_channels, *_ = weight.shape
     return weight.transpose(2, 3, 1, 0).reshape(-1, in_channels, out_channels)
 
 
 def _after_repetition(weight: Array, upscale: int) -> Array:
-    """A 3×3 convolution (M, K, 3, 3) after each pixel was repeated `upscale` times: (upscale², 4, K, M).
+    """Combine a 3×3 convolution with nearest-neighbor upsampling before it: (M, K, 3, 3) -> (upscale², 4, K, M).
 
-    Pixel a of a token reads rows a - 1 to a + 1 of the repeated ones, which belong to two tokens at most.
+    Row a of a token's pixels depends on rows a - 1 to a + 1 of the upsampled map, which belong to at most two tokens.
     """
     out_channels, in_channels, *_ = weight.shape
     result = np.zeros((upscale, upscale, 2, 2, in_channels, out_channels))
@@ -194,7 +194,10 @@ def _after_repetition(weight: Array, upscale: int) -> Array:
 
 
 def _transposed(tensors: Weights, stride: int) -> Array:
-    """A transposed convolution (K, O, kernel_size, kernel_size) as a convolution of tokens: (taps, K, O · stride²)."""
+    """Express a transposed convolution as a convolution of tokens whose outputs are subpixels.
+
+    (K, O, kernel_size, kernel_size) -> (taps, K, O · stride²).
+    """
     weight = tensors["weight"]
     in_channels, out_channels, kernel_size, _ = weight.shape
     padding = (kernel_size - stride) // 2
@@ -210,7 +213,10 @@ def _transposed(tensors: Weights, stride: int) -> Array:
 
 
 def _dysample(tensors: Weights) -> tuple[Array, Array]:
-    """Offsets, their scopes, and the colors of each group, which are sampled instead of the channels."""
+    """Combine the 1×1 convolutions to offsets, their scopes, and the colors of each group into one.
+
+    Colors are sampled instead of channels: ``end_conv`` is linear and comes before the sampling here.
+    """
     offset, scope, last = (tensors[f"{name}.weight"][:, :, 0, 0] for name in ("offset", "scope", "end_conv"))
     colors, in_channels = last.shape
     groups = np.zeros((GROUPS, colors, in_channels))
@@ -222,7 +228,7 @@ def _dysample(tensors: Weights) -> tuple[Array, Array]:
 
 
 def _offsets(weight: Array) -> Array:
-    """The convolution (18, channels, 3, 3) to the offsets of ``lda``, for both groups: (9, 2 · channels, 36)."""
+    """Repeat the offset convolution of ``lda`` for both groups: (18, channels, 3, 3) -> (9, 2 · channels, 36)."""
     taps = _taps(weight)
     result = np.zeros((9, LDA_GROUPS, taps.shape[1], LDA_GROUPS, taps.shape[2]))
     for group in range(LDA_GROUPS):

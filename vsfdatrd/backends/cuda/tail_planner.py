@@ -25,7 +25,7 @@ class _Map:
     height: int
     width: int
     channels: int
-    """Channels of a token in memory, padded."""
+    """Channels of a token in memory, including padding."""
 
     @property
     def count(self) -> int:
@@ -68,7 +68,7 @@ def plan_tail(
 
 
 def _plan_transposed(launches: LaunchList, active: ActiveParts, x: _Map) -> None:
-    """Plan ``transpose+conv``, 4 times."""
+    """Plan ``transpose+conv`` at scale 4."""
     kernel = "conv_transpose_products"
     mid_channels = padded(active.mid_channels, launches.tile_size(kernel, "BLOCK_COLUMNS"))
     products = launches.new_floats(4 * x.count, PRODUCTS_PER_PIXEL)
@@ -83,7 +83,7 @@ def _plan_transposed(launches: LaunchList, active: ActiveParts, x: _Map) -> None
 
 
 def _plan_convolution(launches: LaunchList, layer: Convolution, x: _Map) -> _Map:
-    """Convolve a map."""
+    """Plan a convolution whose output is a map."""
     columns = launches.tile_size("conv_maps", "BLOCK_COLUMNS")
     out_channels, upscale = padded(layer.out_channels, columns), layer.upscale
     values = launches.new_map(upscale**2 * x.count, out_channels)
@@ -96,7 +96,7 @@ def _plan_convolution(launches: LaunchList, layer: Convolution, x: _Map) -> _Map
 
 
 def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, planes: Buffer | Frame) -> None:
-    """Convolve a map to planes in fp32."""
+    """Plan a convolution whose output is planes in fp32."""
     kernel = "conv_pixel_shuffle"
     columns, used_channels = launches.tile_size(kernel, "BLOCK_COLUMNS"), layer.upscale**2 * layer.out_channels
     out_channels = padded(used_channels, columns)
@@ -107,10 +107,10 @@ def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, 
 
 
 def _plan_dysample(launches: LaunchList, module: str, x: _Map, scale: int) -> None:
-    """Plan a tail that samples colors, which a 1×1 convolution computes first, at learned positions."""
+    """Plan ``dysample``: a 1×1 convolution to planes, then sampling of colors at learned positions."""
     count = count_dysample_planes(scale)
     planes = launches.new_floats(count, x.count)
-    # "gate" because it is 1×1: a projection to planes applies no gate
+    # The form "gate" is used for its kernel size of 1; `conv_pixel_shuffle` applies no gate.
     _plan_conv_pixel_shuffle(launches, Convolution(module, count, "gate"), x, planes)
     grid = (launches.count_blocks("dysample", "BLOCK_PIXELS", scale**2 * x.count),)
     out = Frame(is_output=True)
@@ -118,13 +118,13 @@ def _plan_dysample(launches: LaunchList, module: str, x: _Map, scale: int) -> No
 
 
 def _plan_lda(launches: LaunchList, module: str, x: _Map, scale: int, channels: int) -> _Map:
-    """Plan ``lda``: the attention of pixels to positions."""
+    """Plan ``lda``: the attention of each output pixel to nine sampled positions."""
     size, pixels = (x.height, x.width), scale**2 * x.count
     normalized = launches.new_map(x.count, x.channels)
     grid: tuple[int, ...] = (launches.count_blocks("normalize_maps", "BLOCK_ROWS", x.count),)
     launches.add_launch("normalize_maps", module, grid, x.values, normalized, x.count, channels, x.channels)
     planes = launches.new_floats(channels // 2, x.count)  # queries and keys
-    # "gate" because it is 1×1: a projection to planes applies no gate
+    # The form "gate" is used for its kernel size of 1; `conv_pixel_shuffle` applies no gate.
     queries_keys = Convolution(module, channels // 2, "gate")
     _plan_conv_pixel_shuffle(launches, queries_keys, _Map(normalized, *size, x.channels), planes)
 

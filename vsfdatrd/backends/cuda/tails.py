@@ -1,8 +1,8 @@
 """The tails as sequences of convolutions, as the CUDA kernels compute them.
 
-``transpose+conv``, 4 times, is not among them: it has kernels of its own. Leaky ReLU after an enlargement by repetition
-is the same as before it, so that each convolution contains the activation that follows, and the repetition or pixel
-shuffle next to it.
+``transpose+conv`` at scale 4 is not among them, because it has kernels of its own. Leaky ReLU commutes with
+nearest-neighbor upsampling, so each convolution includes the activation after it and the adjacent upsampling or pixel
+shuffle.
 """
 
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ from vsfdatrd.archs.fdat_rd import FdatRdConfig
 from vsfdatrd.archs.upsamplers import GROUPS, upscaling_steps
 
 POSITIONS = 9
-"""Positions that a pixel attends to in the tail ``lda``."""
+"""Number of positions to which a pixel attends in the tail ``lda``."""
 LDA_GROUPS = 2
 """Groups of channels in the tail ``lda``, each with its own positions."""
 PRODUCTS_PER_PIXEL = 48
-"""Products of a pixel between the two transposed convolutions of ``transpose+conv``: 16 for each color."""
+"""Products of ``transpose+conv`` for a pixel of the map between its transposed convolutions: 16 for each color."""
 
 type Form = Literal["plain", "shuffle", "nearest", "gate", "transposed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution with a leaky ReLU, and with the enlargement that belongs to it."""
+    """A convolution with the leaky ReLU after it and the adjacent upsampling."""
 
     module: str
     """Prefix of its tensors in the checkpoint."""
     out_channels: int
     """Channels of its output."""
     form: Form = "plain"
-    """What it is: 3×3, on its own (``plain``), before a pixel shuffle (``shuffle``) or after repeating every pixel
-    (``nearest``); 1×1, whose sigmoid multiplies the input (``gate``); or transposed, with a stride of `upscale`."""
+    """``plain``: 3×3. ``shuffle``: 3×3, before a pixel shuffle. ``nearest``: 3×3, after nearest-neighbor upsampling.
+    ``gate``: 1×1; its sigmoid multiplies its input. ``transposed``: transposed, with a stride of `upscale`."""
     upscale: int = 1
     """Output pixels for each token along an axis."""
     negative_slope: float = 1.0
-    """Factor of negative values."""
+    """Factor of negative values in the leaky ReLU; 1 for none."""
 
     @property
     def kernel_size(self) -> int:
-        """Tokens that a pixel depends on along each axis."""
+        """Number of tokens along each axis on which an output pixel depends."""
         if self.form == "transposed":
             return 3 if self.upscale == 2 else 1
         return {"plain": 3, "shuffle": 3, "nearest": 2, "gate": 1}[self.form]
@@ -47,16 +47,16 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """A tail."""
+    """The layers of a tail, in order."""
 
     maps: tuple[Convolution, ...]
-    """Convolutions to maps."""
+    """Convolutions whose outputs are maps."""
     sampling: str | None = None
-    """Prefix of the tensors of ``dysample`` or ``lda``, which follow these."""
+    """Prefix of the tensors of ``dysample`` or ``lda``; None for other tails."""
     to_planes: Convolution | None = None
-    """Convolution of the last map to planes."""
+    """Convolution of the last map whose output is planes."""
     rgb_conv: str | None = None
-    """Prefix of the tensors of a convolution of these planes at the end."""
+    """Prefix of the tensors of the last convolution, if its input is these planes."""
 
 
 def is_fused(config: FdatRdConfig) -> bool:
@@ -115,7 +115,7 @@ def describe(config: FdatRdConfig) -> Tail:
 
 
 def count_dysample_planes(upscale: int) -> int:
-    """Return how many planes ``dysample`` computes pixels from: offsets, their scopes, and the colors of each group."""
+    """Return the number of planes from which ``dysample`` computes pixels: offsets, scopes and colors of all groups."""
     return 4 * GROUPS * upscale**2 + 3 * GROUPS
 
 
@@ -125,11 +125,11 @@ def padded(count: int, multiple: int) -> int:
 
 
 def largest_buffer(config: FdatRdConfig, multiple: int = 64) -> int:
-    """Return the values for each token in the largest buffer of a tail.
+    """Return the number of values for each token in the largest buffer of a tail.
 
     Args:
         config: The network.
-        multiple: Channels of maps are padded to a multiple of this, or of a smaller power of two.
+        multiple: Number to a multiple of which channels of maps are padded; smaller powers of two need no more memory.
     """
     size = config.tail_scale**2
     if is_fused(config):

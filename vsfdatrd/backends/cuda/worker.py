@@ -1,7 +1,7 @@
-"""Worker process in which the CUDA kernels run; `backend.py` is the client. Run as a module.
+"""Worker process that runs the CUDA kernels; `backend.py` is the client. Run as a module.
 
-Engines for frames of every size come from the same weights: the process plans the network for the size, uploads the
-packed weights and captures all launches as one CUDA graph.
+One set of weights serves frames of every size: the process plans the network for the requested size, uploads the packed
+weights and captures all launches as one CUDA graph.
 """
 
 import lzma
@@ -21,8 +21,8 @@ from vsfdatrd.backends.cuda.packing import TYPES
 from vsfdatrd.backends.cuda.plan import Constant, Frame, Launch, Plan, Region, find_active
 from vsfdatrd.backends.cuda.planner import make_plan
 from vsfdatrd.backends.gpu import cuda
-from vsfdatrd.backends.gpu.network import GpuNetwork
-from vsfdatrd.backends.gpu.server import GpuServer, verify_networks
+from vsfdatrd.backends.gpu.execution_context import ExecutionContext
+from vsfdatrd.backends.gpu.server import GpuServer, verify_contexts
 from vsfdatrd.errors import EngineError, PrecisionUnfit
 from vsfdatrd.graph.weights import Weights
 from vsfdatrd.kernels import manifest
@@ -30,8 +30,8 @@ from vsfdatrd.options import Precision
 from vsfdatrd.workers.server import serve_forever
 
 
-class CudaServer(GpuServer["_KernelNetwork"]):
-    """Request handler with the kernels and the network loaded on one or more GPUs, if any."""
+class CudaServer(GpuServer["_KernelContext"]):
+    """Request handler that runs one network on one or more GPUs once it is loaded."""
 
     _model: "_Model"
     _weights: "list[_GpuWeights]"
@@ -59,7 +59,7 @@ class CudaServer(GpuServer["_KernelNetwork"]):
             devices: Numbers of the GPUs.
             streams: Frames in flight on each GPU; None for as many as keep it busy.
             contexts: Execution contexts on each GPU; see `GpuServer.choose_contexts`.
-            rates: Frames per second of one context and of two; see there.
+            rates: Frames per second of one context and of two; see `GpuServer.choose_contexts`.
 
         Raises:
             PrecisionUnfit: A weight exceeds the range of the precision.
@@ -72,14 +72,14 @@ class CudaServer(GpuServer["_KernelNetwork"]):
                 f"the cuda engine belongs to another network, which does not accept frames of {width}×{height}"
             )
         self._weights = [_GpuWeights(self._model, index) for index in devices]
-        self._devices = [_KernelNetwork(self._model, weights, height, width) for weights in self._weights]
+        self._contexts = [_KernelContext(self._model, weights, height, width) for weights in self._weights]
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, height: int, width: int, precision: Precision) -> float:
         """Answer the request ``verify``: compare every GPU with fp32, and return the lowest PSNR in dB.
 
-        The reference's frames have height × width pixels. Frames of full size are only checked for values that are not
-        finite.
+        The outputs are compared at the size of the reference, height × width. At the engine's own size they are only
+        checked for values that are not finite.
 
         Args:
             directory: The engine's files, including the reference.
@@ -91,16 +91,16 @@ class CudaServer(GpuServer["_KernelNetwork"]):
             PrecisionUnfit: The output differs too much, or has values that are not finite.
             EngineError: A GPU cannot run the network.
         """
-        small = [_KernelNetwork(self._model, weights, height, width, captured=False) for weights in self._weights]
+        small = [_KernelContext(self._model, weights, height, width, captured=False) for weights in self._weights]
         try:
             reference, levels = (Path(directory, name) for name in (weights_file.REFERENCE, weights_file.SKY_LEVELS))
-            psnr = verify_networks(small, reference, levels, precision)
+            psnr = verify_contexts(small, reference, levels, precision)
         finally:
-            for network in small:
-                network.close()
-        for network in self._devices:
-            full_height, full_width = network.shapes[0][1:]
-            if not np.isfinite(network.run_once(draw_line_art(full_height, full_width))).all():
+            for context in small:
+                context.close()
+        for context in self._contexts:
+            full_height, full_width = context.shapes[0][1:]
+            if not np.isfinite(context.run_once(draw_line_art(full_height, full_width))).all():
                 raise PrecisionUnfit(
                     f"the {precision} engine's output for {full_width}×{full_height} has values that are not finite."
                 )
@@ -108,7 +108,7 @@ class CudaServer(GpuServer["_KernelNetwork"]):
 
 
 class _Model:
-    """What networks of all sizes share in the process: configuration, weights and compiled kernels."""
+    """Configuration, weights and compiled kernels, which the contexts for frames of all sizes share."""
 
     def __init__(self, directory: Path, precision: Precision) -> None:
         self.config: FdatRdConfig
@@ -116,26 +116,25 @@ class _Model:
         self.weights = Weights(tensors)
         self.precision, self.types = precision, TYPES[precision]
         self.compiled = manifest.load().of_network(self.config.embed_dim, precision)
-        self.tiles = {name: kernel.constants for name, kernel in self.compiled.items()}
+        self.tile_sizes = {name: kernel.constants for name, kernel in self.compiled.items()}
         self._active = find_active(self.config, self.weights)
         self._kernels: dict[str, Kernel] = {}
 
     @cached_property
     def constants(self) -> ConstantBlock:
         """The packed weights, which are the same for frames of every size."""
+        plan = self.plan(self.config.multiple, self.config.multiple)
         try:
-            return pack_constants(
-                self.plan(self.config.multiple, self.config.multiple), self.config, self.weights, self.tiles, self.types
-            )
+            return pack_constants(plan, self.config, self.weights, self.tile_sizes, self.types)
         except OverflowError as error:
             raise PrecisionUnfit(f"the network cannot be computed in {self.precision}: {error}.") from error
 
     def plan(self, height: int, width: int) -> Plan:
         """Plan the network for frames of height × width pixels."""
-        return make_plan(self.config, self._active, self.tiles, height, width, self.types)
+        return make_plan(self.config, self._active, self.tile_sizes, height, width, self.types)
 
     def kernel(self, name: str) -> Kernel:
-        """Return a kernel, compiled by the driver at the first call.
+        """Return a kernel. The driver compiles it at the first call.
 
         Raises:
             EngineUnavailable: The driver is too old.
@@ -171,13 +170,13 @@ class _GpuWeights:
         return self._memory.address + self._offsets[constant]
 
 
-class _KernelNetwork(GpuNetwork):
-    """The network for frames of one size on one GPU."""
+class _KernelContext(ExecutionContext):
+    """An execution context for frames of one size on one GPU."""
 
     def __init__(self, model: _Model, weights: _GpuWeights, height: int, width: int, captured: bool = True) -> None:
         """Allocate memory and prepare the launches for padded frames of height × width pixels.
 
-        `captured` as a CUDA graph, which is not worth it for a few frames.
+        If `captured`, the launches are captured as a CUDA graph, which does not pay for a few frames.
         """
         super().__init__(weights.index)
         self._model, self._weights, self._frame = model, weights, (height, width)
@@ -196,11 +195,11 @@ class _KernelNetwork(GpuNetwork):
 
     @property
     def context_bytes(self) -> int:
-        """See `GpuNetwork.context_bytes`: the arena. Weights are shared."""
+        """See `ExecutionContext.context_bytes`: the size of the arena. All contexts share the weights."""
         return self._arena.size
 
     def another_context(self) -> Self:
-        """See `GpuNetwork.another_context`."""
+        """See `ExecutionContext.another_context`."""
         return type(self)(self._model, self._weights, *self._frame)
 
     def _prepare_launch(self, launch: Launch, model: _Model, weights: _GpuWeights) -> Callable[[], None]:
@@ -227,7 +226,7 @@ class _KernelNetwork(GpuNetwork):
         return lambda: kernel.launch(self._stream, launch.grid, arguments)
 
     def _enqueue(self) -> None:
-        """See `GpuNetwork._enqueue`."""
+        """See `ExecutionContext._enqueue`."""
         for step in self._steps:
             step()
 

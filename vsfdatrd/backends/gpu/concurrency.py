@@ -1,10 +1,10 @@
-"""Choose how many frames of an engine are computed, and how many are in flight, from short measurements.
+"""Choose from short measurements how many frames of an engine are computed at once, and how many are in flight.
 
-A network leaves multiprocessors of a GPU idle wherever a kernel is smaller than the GPU. A second network, computing
-another frame at the same time, can use them, but it takes memory and shares the GPU's cache.
+A kernel that is too small for a GPU leaves multiprocessors idle. A second execution context, which computes another
+frame at the same time, can use them, but it takes memory and shares the GPU's cache.
 
-While a frame is copied, converted and replaced by the next one, the GPU needs others to compute: the cheaper a frame,
-the more of them.
+While one frame is copied and converted, the GPU needs other frames to compute. The less time the network takes for a
+frame, the more of them are needed.
 """
 
 import math
@@ -14,26 +14,29 @@ from collections.abc import Sequence
 from typing import Protocol
 
 MIN_GAIN = 1.03
-"""A second context is kept if it makes the engine faster by this factor, since it takes memory."""
+"""Smallest speedup for which a second context, which takes memory, is kept."""
 MEASUREMENT_ROUNDS = 5
 TURN_SECONDS = 0.1
-"""Approximate length of a turn. The candidates run in turns, and the median of each counts: clocks rise and fall."""
-BRIEF_SECONDS = 0.05
-"""Approximate length of `measure_rate` in seconds."""
-LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
-"""Time that a frame spends outside the network, for a latency and for the bytes of its input and output.
+"""Approximate length of a turn in seconds.
 
-On two threads of two cores at 720×540 → 1440×1080 it was 5.9 ms, of which 1.2 ms are the copies to and from a GPU at 20
+The candidates are measured in turns, and the median of each is used, because clock rates rise and fall.
+"""
+BRIEF_SECONDS = 0.05
+"""Approximate duration of `measure_rate` in seconds."""
+LATENCY, BYTES_PER_SECOND = 0.001, 4.8e9
+"""Model of the seconds that a frame spends outside the network: LATENCY + (input and output bytes) / BYTES_PER_SECOND.
+
+With two threads on two cores, 720×540 → 1440×1080 took 5.9 ms, including 1.2 ms for the copies to and from a GPU at 20
 GB/s (`benchmarks.host_path`).
 """
 MAX_SLOTS = 8
-"""Most frames in flight on a GPU, since each takes memory on the GPU and in the machine."""
+"""Maximum number of frames in flight on a GPU; each takes memory on the GPU and in the machine."""
 MAX_SECONDS = 2.0
-"""Seconds after which no further round starts, however slow the network is."""
+"""Seconds after which no further round of a measurement starts."""
 
 
 class Context(Protocol):
-    """An execution context with a stream of its own; see `server.GpuNetwork`."""
+    """An execution context with a stream of its own; see `execution_context.ExecutionContext`."""
 
     def run(self) -> None:
         """Queue one run of the network and return at once."""
@@ -56,7 +59,7 @@ def measure_gain(contexts: Sequence[Context]) -> tuple[float, float]:
     """
     count = len(contexts)
     warm = run_in_turns(contexts[:1], count)  # also raises the GPU's clocks
-    frames = count * max(1, round(TURN_SECONDS * warm / count))  # a multiple of `count`: each computes the same number
+    frames = count * max(1, round(TURN_SECONDS * warm / count))  # the same number of frames for every context
     alone, together = [], []
     start = time.perf_counter()
     for _ in range(MEASUREMENT_ROUNDS):
@@ -68,7 +71,7 @@ def measure_gain(contexts: Sequence[Context]) -> tuple[float, float]:
 
 
 def measure_rate(contexts: Sequence[Context]) -> float:
-    """Return the frames per second of all contexts together, measured briefly as in `measure_gain`.
+    """Return the frames per second of all contexts together, measured like `measure_gain`, but only briefly.
 
     Args:
         contexts: At least one context.
@@ -82,13 +85,14 @@ def measure_rate(contexts: Sequence[Context]) -> float:
 
 
 def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
-    """Return the number of frames in flight with which a GPU is always busy, at most `MAX_SLOTS`.
+    """Return the number of frames in flight that keeps a GPU busy, at most `MAX_SLOTS`.
 
-    They are the frames that are computed, those that are copied and converted meanwhile, and one that waits.
+    It is the number of frames being computed, plus those being copied and converted at the same time, plus one that
+    waits for the network.
 
     Args:
-        contexts: Execution contexts on the GPU.
-        rate: Frames per second of all of them together.
+        contexts: Number of execution contexts on the GPU.
+        rate: Frames per second of all contexts together.
         frame_bytes: Bytes of a frame's input and output.
     """
     seconds_outside = LATENCY + frame_bytes / BYTES_PER_SECOND
@@ -96,7 +100,7 @@ def needed_slots(contexts: int, rate: float, frame_bytes: int) -> int:
 
 
 def run_in_turns(contexts: Sequence[Context], frames: int) -> float:
-    """Return the frames per second of contexts that compute frames in turn, queued back to back, without copies."""
+    """Queue frames on the contexts in turn, back to back and without copies; return the frames per second."""
     start = time.perf_counter()
     for n in range(frames):
         contexts[n % len(contexts)].run()

@@ -1,6 +1,7 @@
-"""How many frames of an engine a GPU computes at a time: as requested, or as measured when the engine was first loaded.
+"""The number of execution contexts of an engine on each GPU: requested, or measured when the engine is first loaded.
 
-`concurrency` measures in the worker process (`server.GpuServer`); the results are stored beside the engine.
+Each context computes one frame at a time. `concurrency` measures in the worker process (`server.GpuServer`), and the
+results are stored in the folder of the engine's state.
 """
 
 import json
@@ -16,17 +17,18 @@ from vsfdatrd.system.files import keep_if_possible, read_json_object
 log = logging.getLogger(__name__)
 
 DEFAULT_STREAMS = 3
-"""Frames in flight on a GPU, at least: one being uploaded, one computed, one downloaded.
+"""Minimum number of frames in flight on a GPU: one is uploaded, one computed and one downloaded.
 
-Cheap frames, and two execution contexts, get more if memory allows (`concurrency.needed_slots`).
+More are used for fast networks and for two execution contexts, if memory allows (`concurrency.needed_slots`).
 """
 CONTEXTS_VARIABLE = "FDATRD_GPU_CONTEXTS"
-"""Environment variable: execution contexts on a GPU, 1 to 4, as far as memory allows.
+"""Environment variable with the number of execution contexts on each GPU, 1 to 4; fewer are used if memory is short.
 
-By default two, if memory allows and they were faster than one when the engine was first loaded (`concurrency`).
+By default, two are used if memory allows and two were faster than one when the engine was first loaded
+(`concurrency`).
 """
 FILE = "contexts.json"
-"""File with the measurements, in the folder of an engine's state."""
+"""Name of the file with the measurements in the folder of an engine's state."""
 
 
 class ContextChoice:
@@ -36,8 +38,8 @@ class ContextChoice:
         """Read earlier measurements.
 
         Args:
-            state: The folder of the engine's state; None for none.
-            who: The GPUs, their driver, and everything else on which the measurement depends.
+            state: The folder of the engine's state; None if it has none.
+            who: The GPUs, their driver and everything else on which the measurement depends.
         """
         self._file, self._who = state and state / FILE, who
         self._all = read_json_object(self._file)
@@ -61,7 +63,7 @@ class ContextChoice:
         """Log and store the measurements made while an engine was loaded, if any.
 
         Args:
-            loaded: The answer to the request ``load``.
+            loaded: The worker's answer to the request ``load``.
         """
         if not loaded["measured"]:
             return
@@ -75,7 +77,7 @@ class ContextChoice:
 
 
 def requested_contexts(streams: int | None, measured: Mapping[str, Any]) -> int | None:
-    """Return the number of execution contexts on each GPU: as requested, or as measured before; None to measure.
+    """Return the requested or previously measured number of execution contexts on each GPU; None to measure it.
 
     Args:
         streams: Frames in flight on each GPU; None for the default.

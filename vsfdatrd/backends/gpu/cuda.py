@@ -323,10 +323,10 @@ class Graph(_Owner):
         check_call(rt.cudaGraphLaunch(self._handle, stream.handle), "starting the network")
 
 
-def address_of(buffer: Any) -> int:
-    """Return the address of a writable buffer (an mmap, an array).
+def host_address(buffer: Any) -> int:
+    """Return the address of a writable buffer in host memory.
 
     Args:
-        buffer: The buffer.
+        buffer: An mmap or an array, for example.
     """
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -1,4 +1,4 @@
-"""Worker process with networks on NVIDIA GPUs, the same for every backend: memory, slots, verification."""
+"""Base class of the worker processes that run networks on NVIDIA GPUs: memory, slots and verification."""
 
 import json
 import mmap
@@ -12,7 +12,7 @@ import numpy as np
 from vsfdatrd.backends.accuracy import check_banding, check_psnr, count_levels, draw_line_art, draw_sky
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpu import concurrency, cuda
-from vsfdatrd.backends.gpu.network import GpuNetwork, StagingBuffers
+from vsfdatrd.backends.gpu.execution_context import ExecutionContext, StagingBuffers
 from vsfdatrd.errors import EngineError
 from vsfdatrd.workers.server import WorkerServer, log_line
 
@@ -24,12 +24,13 @@ If more memory than that disappears while it is created, the rest was taken by a
 NOT_PINNED_WARNING = "copies wait for each other and for the network, which costs speed"
 
 
-class GpuServer[N: GpuNetwork](WorkerServer):
-    """Request handler with networks on one or more GPUs, if any are loaded."""
+class GpuServer[C: ExecutionContext](WorkerServer):
+    """Request handler with execution contexts on one or more GPUs, if an engine is loaded."""
 
     def __init__(self, replies: TextIO) -> None:
         super().__init__(replies)
-        self._devices: list[N] = []
+        self._contexts: list[C] = []
+        """One or more contexts on each GPU. Slots are distributed over all of them in turn."""
         self._own: dict[int, int] = {}
         """Bytes of each GPU that this process allocated by its first memory query (its CUDA context)."""
 
@@ -43,9 +44,9 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         return {"driver": cuda.describe_driver()}
 
     def do_free(self, devices: list[int]) -> list[int]:
-        """Return the free bytes of each GPU, including what this process uses there before it has an engine.
+        """Return the free bytes of each GPU, including those that this process uses there before it has an engine.
 
-        Other GPUs are not queried, since a query allocates memory on the GPU.
+        Only these GPUs are queried, because a query allocates memory on the GPU.
 
         Args:
             devices: Numbers of the GPUs.
@@ -66,34 +67,34 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         Args:
             runs: Number of frames.
         """
-        first = self._networks_on(self._devices[0].index)[:1]
-        concurrency.run_in_turns(first, 5)  # raises clocks and warms caches
+        first = self._contexts_on(self._contexts[0].index)[:1]
+        concurrency.run_in_turns(first, 5)  # raises the clocks and warms the caches
         return concurrency.run_in_turns(first, runs)
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
-        """See `WorkerServer.prepare`. Slots are distributed over the GPUs in turn."""
-        self._mapped = (memory, frames)  # keep them alive: the GPU only has their addresses
-        cuda.set_device(self._devices[0].index)
+    def create_slots(self, shared_memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.create_slots`."""
+        self._mapped = (shared_memory, frames)  # keeps them alive: the GPU only has their addresses
+        cuda.set_device(self._contexts[0].index)
         staging = None
         try:
-            self._pinned = cuda.PinnedMemory(cuda.address_of(memory), len(memory))
+            self._pinned = cuda.PinnedMemory(cuda.host_address(shared_memory), len(shared_memory))
         except EngineError as error:
             staging = _allocate_staging(frames)
             remedy = "frames go through pinned buffers, which takes a copy more" if staging else NOT_PINNED_WARNING
             log_line(f"{error}; {remedy}")
-        for number, device in enumerate(self._devices):
-            own_slots = slice(number, None, len(self._devices))
-            device.open(frames[own_slots], staging and staging[own_slots])
+        for number, context in enumerate(self._contexts):
+            own_slots = slice(number, None, len(self._contexts))
+            context.open(frames[own_slots], staging and staging[own_slots])
 
     def submit(self, slot: int) -> None:
         """See `WorkerServer.submit`."""
-        device, number = self._locate(slot)
-        device.submit(number)
+        context, number = self._locate(slot)
+        context.submit(number)
 
     def collect(self, slot: int) -> None:
         """See `WorkerServer.collect`."""
-        device, number = self._locate(slot)
-        device.wait(number)
+        context, number = self._locate(slot)
+        context.wait(number)
 
     def choose_contexts(
         self,
@@ -102,33 +103,33 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         contexts: int | None = 1,
         rates: Sequence[float] | None = None,
     ) -> dict[str, Any]:
-        """Create further execution contexts, after there is a network on every GPU, and choose the number of slots.
+        """Create more execution contexts and choose the number of slots. Every GPU already has one context.
 
         Args:
             devices: Numbers of the GPUs.
             streams: Frames in flight on each GPU; None for as many as keep it busy.
-            contexts: Execution contexts on each GPU, as far as memory allows; frames are distributed over them in
-                turn. None to measure whether two are faster than one.
+            contexts: Requested execution contexts on each GPU; fewer are created if memory is short. None to measure
+                whether two are faster than one.
             rates: Frames per second of one context and of two, if they have been measured before.
 
         Returns:
-            The answer to the request ``load``: number of slots, (C, H, W) of input and output, number of contexts, and
-            if these were measured, the frames per second of one and of two.
+            The answer to the request ``load``: number of slots, (C, H, W) of input and output, number of contexts on a
+            GPU, and the frames per second of one and of two contexts (None if they were not measured).
 
         Raises:
-            EngineError: A GPU fails while it is measured.
+            EngineError: A GPU fails during the measurement.
         """
         measured = None
         if contexts is None:
             self._add_contexts(2, streams, quiet=True)
-            if len(self._devices) == 2 * len(devices):
-                measured = concurrency.measure_gain(self._networks_on(devices[0]))  # the GPUs are equal
+            if len(self._contexts) == 2 * len(devices):
+                measured = concurrency.measure_gain(self._contexts_on(devices[0]))  # the GPUs are equal
             if measured is None or measured[1] < concurrency.MIN_GAIN * measured[0]:
                 self._remove_contexts(len(devices))
         else:
             self._add_contexts(min(contexts, streams or contexts), streams)
-        self.shapes = self._devices[0].shapes
-        count = max(len(self._networks_on(index)) for index in devices)
+        self.shapes = self._contexts[0].shapes
+        count = max(len(self._contexts_on(index)) for index in devices)
         if streams is None:
             streams = self._choose_slots(devices, count, dict(enumerate(measured or rates or (), 1)).get(count))
         return {
@@ -140,59 +141,59 @@ class GpuServer[N: GpuNetwork](WorkerServer):
         }
 
     def _add_contexts(self, count: int, streams: int | None, quiet: bool = False) -> None:
-        """Create further execution contexts, up to `count`, on every GPU whose memory allows it.
+        """Create more execution contexts, up to `count` on every GPU that has the memory.
 
-        With `quiet`, it is not logged that memory is short.
+        With `quiet`, a lack of memory is not logged.
         """
-        for first in self._devices * (count - 1):
+        for first in self._contexts * (count - 1):
             if not first.has_room_for_another(streams or fewest_slots(count)):
                 if not quiet:
                     log_line(f"GPU {first.index} has no memory for one more network at the same time")
                 continue
             try:
-                self._devices.append(first.another_context())
+                self._contexts.append(first.another_context())
             except EngineError as error:
                 log_line(f"GPU {first.index} computes one network less at the same time: {error}")
 
     def _remove_contexts(self, count: int) -> None:
         """Remove all execution contexts but the first `count`, and free their memory."""
-        while len(self._devices) > count:
-            self._devices.pop().close()
+        while len(self._contexts) > count:
+            self._contexts.pop().close()
 
     def _choose_slots(self, devices: list[int], contexts: int, rate: float | None) -> int:
         """Choose the number of frames in flight that keeps each GPU busy, as far as memory allows.
 
         Args:
             devices: Numbers of the GPUs.
-            contexts: Networks on each GPU.
-            rate: Frames per second of all networks on a GPU together; None to measure it.
+            contexts: Execution contexts on each GPU.
+            rate: Frames per second of all contexts on a GPU together; None to measure it.
         """
-        rate = rate or concurrency.measure_rate(self._networks_on(devices[0]))
-        frame_bytes = 4 * sum(int(np.prod(shape)) for shape in self._devices[0].shapes)
+        rate = rate or concurrency.measure_rate(self._contexts_on(devices[0]))
+        frame_bytes = 4 * sum(int(np.prod(shape)) for shape in self._contexts[0].shapes)
         slots = concurrency.needed_slots(contexts, rate, frame_bytes)
         has_memory = min(map(cuda.free_memory, devices)) > 2 * slots * frame_bytes
         return slots if has_memory else fewest_slots(contexts)
 
-    def _networks_on(self, index: int) -> list[N]:
-        """Make a GPU current, and return the networks there."""
+    def _contexts_on(self, index: int) -> list[C]:
+        """Make a GPU current, and return the execution contexts on it."""
         cuda.set_device(index)
-        return [device for device in self._devices if device.index == index]
+        return [context for context in self._contexts if context.index == index]
 
-    def _locate(self, slot: int) -> tuple[N, int]:
-        """Make a slot's GPU current, and return the network and the slot's number there."""
-        number, position = divmod(slot, len(self._devices))
-        cuda.set_device(self._devices[position].index)
-        return self._devices[position], number
+    def _locate(self, slot: int) -> tuple[C, int]:
+        """Make a slot's GPU current, and return its execution context and the slot's number in that context."""
+        number, position = divmod(slot, len(self._contexts))
+        cuda.set_device(self._contexts[position].index)
+        return self._contexts[position], number
 
 
-def verify_networks(networks: Sequence[GpuNetwork], reference: Path, levels: Path, precision: str) -> float:
-    """Run `accuracy.draw_line_art` and `accuracy.draw_sky` on networks and compare the outputs with fp32.
+def verify_contexts(contexts: Sequence[ExecutionContext], reference: Path, levels: Path, precision: str) -> float:
+    """Run `accuracy.draw_line_art` and `accuracy.draw_sky` in execution contexts and compare the outputs with fp32.
 
     Args:
-        networks: The networks, of one size.
+        contexts: The execution contexts, all for frames of the same size.
         reference: File with the fp32 output for the drawing, (C, H, W).
         levels: File with `accuracy.count_levels` of the sky in fp32.
-        precision: Precision of the networks, for messages.
+        precision: Precision of the contexts, for messages.
 
     Returns:
         The lowest PSNR in dB.
@@ -202,17 +203,17 @@ def verify_networks(networks: Sequence[GpuNetwork], reference: Path, levels: Pat
     """
     expected = np.load(reference, allow_pickle=False).astype(np.float32)
     count = int(json.loads(levels.read_bytes()))
-    channels, height, width = networks[0].shapes[0]
+    channels, height, width = contexts[0].shapes[0]
     picture, smooth = draw_line_art(height, width)[:channels], draw_sky(height, width)[:channels]
     result = []
-    for network in networks:
-        result.append(check_psnr(expected, network.run_once(picture), precision))
-        check_banding(count, count_levels(network.run_once(smooth)), precision)
+    for context in contexts:
+        result.append(check_psnr(expected, context.run_once(picture), precision))
+        check_banding(count, count_levels(context.run_once(smooth)), precision)
     return min(result)
 
 
 def _allocate_staging(frames: list[tuple[FramePlanes, FramePlanes]]) -> list[StagingBuffers] | None:
-    """Allocate pinned buffers for the input and output of each slot; None if memory is too short."""
+    """Allocate pinned buffers for the input and output of each slot; None if there is not enough memory."""
     with ExitStack() as held:
         try:
             staging = [
@@ -226,7 +227,9 @@ def _allocate_staging(frames: list[tuple[FramePlanes, FramePlanes]]) -> list[Sta
 
 
 def fewest_slots(contexts: int) -> int:
-    """Return the frames in flight on a GPU with little memory: those computed, one being uploaded, one downloaded.
+    """Return the number of frames in flight on a GPU with little memory.
+
+    One frame is computed in each context, one is uploaded and one is downloaded.
 
     Args:
         contexts: Execution contexts on the GPU.

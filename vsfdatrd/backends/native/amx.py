@@ -1,4 +1,4 @@
-"""Weights for products with Intel AMX: which panels of a matrix get them, and their bytes as tiles.
+"""Weights for products with Intel AMX: which panels of a matrix use AMX, and the layout of their bytes as tiles.
 
 `_native/cpu_amx.h` explains the arithmetic.
 """
@@ -17,13 +17,13 @@ ORDER = np.concatenate([np.r_[8 * i : 8 * i + 8, 32 + 8 * i : 40 + 8 * i] for i 
 """Integer of each of 64 bytes, as ``separate`` in `_native/cpu_amx.h` packs them."""
 
 BLOCK_COST = 17
-"""Time of a block in rows of a span.
+"""Time of a block with AMX, relative to a row of a span with VNNI.
 
-Estimated for 15 tokens from Intel's figures, never measured: a product of two tiles takes 16 cycles, and a block has
-four of them. A row of a span takes 3.75 cycles, with two 512-bit vpdpwssd per cycle.
+Estimated for 15 tokens from Intel's figures, not measured: a product of two tiles takes 16 cycles, and a block has four
+such products. A row of a span takes 3.75 cycles, with two 512-bit vpdpwssd per cycle.
 """
 PANEL_COST = 27
-"""Time of storing four tiles and combining their sums, likewise: about 100 cycles."""
+"""Time of storing four tiles and combining their sums, relative to a row of a span, estimated: about 100 cycles."""
 
 
 class Blocks(NamedTuple):
@@ -38,7 +38,7 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(panels: NDArray[np.int16], spans: NDArray[np.int32], bounds: NDArray[np.int32]) -> Blocks:
-    """Lay out the panels of a matrix for which AMX is expected to take less time.
+    """Convert the panels of a matrix for which AMX is expected to take less time than VNNI.
 
     Args:
         panels: Packed weights, (panels, inner / 2, 16, 2).

@@ -1,9 +1,9 @@
 """Native backend: FDAT-RD with kernels of this package for CPUs with AVX2; see `is_preferred_to_openvino`.
 
-It computes in 16-bit integers with 32-bit sums (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 where
-both were measured (docs/cpu.md). It runs in a worker process (`worker.py`), so that a crash is an error message and
-not the end of the encode. An engine's file contains the weights and is written once they have been verified against
-fp32.
+It computes in 16-bit integers with 32-bit sums (see `_native/cpu.h`), 1.7 times as fast as OpenVINO in fp32 on the
+processor on which both were measured (docs/cpu.md). It runs in a worker process (`worker.py`), so a crash becomes an
+error message and does not end the encode. An engine's file contains the weights and is written after they have been
+verified against fp32.
 """
 
 import logging
@@ -37,7 +37,7 @@ ANY_FRAME_SIZE = True
 THREADS = 4
 """Default number of cores that share a frame.
 
-With more cores, more rows at the edges of their ranges are computed twice.
+With more cores, more rows at the edges of the threads' ranges are computed twice.
 """
 STREAMS = (2, 8)
 """Smallest and largest default number of frames computed at once.
@@ -59,14 +59,14 @@ def unavailable(device: Sequence[int] = (0,)) -> str | None:
 
 
 def unsupported_reason(model: ModelDescriptor) -> str | None:
-    """Explain why the kernels, which are those of FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
+    """Explain why the kernels, which are for FDAT-RD, cannot run a network; see `Backend.unsupported_reason`."""
     return unsupported_config_reason(model.config) if isinstance(model.config, FdatRdConfig) else "it is not an FDAT-RD"
 
 
 def is_preferred_to_openvino() -> bool:
-    """Return whether ``auto`` tries this backend first where engines have not been timed.
+    """Return whether ``auto`` prefers this backend if the backends' speed has not been measured.
 
-    OpenVINO is expected to be faster where it has instructions that the kernels do not use: AVX-512 without VNNI.
+    OpenVINO is expected to be faster if it can use instructions that the kernels do not use: AVX-512 without VNNI.
     """
     if native_kernels.unsupported_reason() is not None:
         return False
@@ -74,7 +74,7 @@ def is_preferred_to_openvino() -> bool:
 
 
 def version(device: Sequence[int] = (0,)) -> str:
-    """Return the version and the instructions of the kernels, which decide how fast they are; see `Backend.version`."""
+    """Return the version and the instructions of the kernels, on which their speed depends; see `Backend.version`."""
     with_amx = " AMX" if native_kernels.has_amx_int8() else ""
     return f"{KERNELS_VERSION} {native_kernels.instruction_set()}{with_amx}"
 
@@ -85,7 +85,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 
 def device_name(spec: EngineSpec) -> str:
-    """Return the instructions: CPUs that have the same give the same image from a file. See `Backend.device_name`."""
+    """Return the instructions: all CPUs with the same instructions give the same image. See `Backend.device_name`."""
     return native_kernels.instruction_set()
 
 
@@ -147,11 +147,11 @@ def load(spec: EngineSpec, directory: Path) -> Engine:
 def _physical_cores() -> int:
     """Return the number of physical cores this process may use; a second thread on a core gains nothing."""
     usable = len(usable_cpus())
-    return min(usable, psutil.cpu_count(logical=False) or usable)  # some systems do not tell, such as sandboxes
+    return min(usable, psutil.cpu_count(logical=False) or usable)  # unknown on some systems, such as sandboxes
 
 
 def _stream_count(spec: EngineSpec) -> int:
-    """Return the number of frames computed at once: as requested, else as many as fit into half the memory."""
+    """Return the requested number of frames computed at once; by default, only as many as fit into half the memory."""
     if spec.streams:
         return spec.streams
     streams = max(min(_physical_cores() // THREADS, STREAMS[1]), STREAMS[0])
@@ -161,7 +161,7 @@ def _stream_count(spec: EngineSpec) -> int:
 
 
 def _needed_bytes(spec: EngineSpec, streams: int) -> int:
-    """Bytes needed for `streams` frames at once, including the process."""
+    """Return the bytes needed for `streams` frames at once, including the process."""
     descriptor = spec.checkpoint.descriptor
     config = cast(FdatRdConfig, descriptor.config)
     pixels = spec.height * spec.width

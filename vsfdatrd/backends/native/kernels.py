@@ -32,11 +32,11 @@ COLUMN_ALIGNMENT = 16
 ROWS_PER_BLOCK = 8
 """Rows of a matrix per block in a product."""
 TOKENS_PER_BLOCK = 60
-"""Tokens that go through a layer together."""
+"""Number of tokens that a kernel processes together."""
 KEY_STRIDE = 304
-"""Row length of the position bias of a window, which has 300 tokens."""
+"""Row length of a window's position bias: the 300 tokens of a window, padded."""
 MAX_QUANTIZED = 8191
-"""Largest magnitude in a row quantized to 16-bit integers."""
+"""Largest magnitude of the 16-bit integers to which tokens are quantized."""
 
 
 class Matrix(Structure):
@@ -107,7 +107,7 @@ def _symbol(name: str) -> "ctypes._NamedFuncPointer":
 def unsupported_reason() -> str | None:
     """Explain why this machine's CPU cannot run the kernels; None if it can."""
     try:
-        # Those asked later, too: an older library may lack some.
+        # Query all functions that are called later, because an older library may lack some.
         names = ("supported", "avx512", "vnni", "amx_int8")
         is_supported, *_ = (bool(_symbol(f"fdatrd_cpu_{name}")()) for name in names)
     except EngineUnavailable as error:
@@ -124,18 +124,18 @@ def has_avx512() -> bool:
 
 
 def has_amx_int8() -> bool:
-    """Return whether the CPU also has AMX with products of bytes, which the kernels use if `uses_amx`."""
+    """Return whether the CPU also has AMX with products of bytes; `uses_amx` tells whether the kernels use it."""
     return bool(_symbol("fdatrd_cpu_amx_int8")())
 
 
 @cache
 def has_vnni() -> bool:
-    """Return whether the CPU has AVX-512 with VNNI, for which most functions exist twice; see `_native/vnni_*.c`."""
+    """Return whether the CPU has AVX-512 with VNNI, which most functions have a variant for (`_native/vnni_*.c`)."""
     return bool(_symbol("fdatrd_cpu_vnni")())
 
 
 def instruction_set() -> str:
-    """Return the name of the instructions that decide the image; with AMX it is the same as without."""
+    """Return the name of the instructions on which the image depends; AMX does not change the image."""
     return "AVX-512 VNNI" if has_vnni() else "AVX2"
 
 
@@ -167,7 +167,7 @@ def uses_amx() -> bool:
 
 
 def _compare_amx() -> str | None:
-    """Compare the sums and the time of products with AMX and with AVX-512; a sentence if AMX should not be used."""
+    """Compare the sums and the time of products with AMX and with AVX-512; explain why not to use AMX, or None."""
     random, own = np.random.default_rng(0), KernelArrays()
     for inner, columns in ((64, 16), (112, 48), (128, 256), (192, 96)):
         matrix = own.matrix(random.standard_normal((columns, inner)), for_amx=True)
@@ -197,7 +197,7 @@ def c_function(name: str) -> Callable[..., None]:
     """Return a C function as a callable for arrays, structures, integers and None.
 
     Args:
-        name: Its name without the prefix ``fdatrd_cpu_``, or ``fdatrd_vnni_`` or ``fdatrd_amx_`` where they are used.
+        name: Its name without the prefix ``fdatrd_cpu_``, ``fdatrd_vnni_`` or ``fdatrd_amx_``.
 
     Raises:
         EngineUnavailable: The plugin's library is of another version.
@@ -221,30 +221,30 @@ def _kernel(name: str) -> Callable[..., None]:
     return call
 
 
-def scratch_bytes(width: int, channels: int, hidden: int, dictionary_tokens: int) -> int:
+def scratch_bytes(width: int, channels: int, hidden: int, dict_tokens: int) -> int:
     """Return the size of a thread's scratch memory in bytes.
 
     Args:
         width: Width of the feature map in tokens.
         channels: Embedding channels.
         hidden: Channels of the feed-forward network.
-        dictionary_tokens: Tokens of the dictionary.
+        dict_tokens: Tokens of the dictionary.
     """
     size = _symbol("fdatrd_cpu_scratch")
     size.restype = c_int64
-    return int(size(*map(c_int64, (width, channels, hidden, dictionary_tokens))))
+    return int(size(*map(c_int64, (width, channels, hidden, dict_tokens))))
 
 
-def allocate_scratch(width: int, channels: int, hidden: int, dictionary_tokens: int) -> NDArray[np.uint8]:
+def allocate_scratch(width: int, channels: int, hidden: int, dict_tokens: int) -> NDArray[np.uint8]:
     """Allocate a thread's scratch memory, aligned to 64 bytes.
 
     Args:
         width: Width of the feature map in tokens.
         channels: Embedding channels.
         hidden: Channels of the feed-forward network.
-        dictionary_tokens: Tokens of the dictionary.
+        dict_tokens: Tokens of the dictionary.
     """
-    return amx.aligned(scratch_bytes(width, channels, hidden, dictionary_tokens))
+    return amx.aligned(scratch_bytes(width, channels, hidden, dict_tokens))
 
 
 class KernelArrays:
@@ -309,7 +309,7 @@ class KernelArrays:
 
 
 def nonzero_share(matrices: Sequence[Any]) -> float:
-    """Return the multiply-adds in products with several matrices, divided by those of one dense matrix of their size.
+    """Return the multiply-adds of products with all matrices, divided by those with one dense matrix of their size.
 
     Args:
         matrices: Matrices (columns, inner) of one shape.
@@ -346,7 +346,7 @@ def nonzero_blocks(weights: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32
 
 
 def _find_blocks(weights: Floats) -> NDArray[np.bool_]:
-    """Find out which blocks of 16 columns and 8 rows of a padded matrix (columns, inner) are not zero."""
+    """Return which blocks of 16 columns and 8 rows of a padded matrix (columns, inner) are not zero."""
     columns, inner = weights.shape
     blocks = weights.reshape(columns // COLUMN_ALIGNMENT, COLUMN_ALIGNMENT, inner // ROWS_PER_BLOCK, ROWS_PER_BLOCK)
     result: NDArray[np.bool_] = blocks.any(axis=(1, 3))

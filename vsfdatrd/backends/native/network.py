@@ -1,7 +1,7 @@
 """FDAT-RD with the kernels of `_native/cpu_*.c`.
 
-Computes the same function as `nn.fdat_rd.FdatRd`, with feature maps as (H·W, C). `Weights` holds what depends on the
-checkpoint alone. A `FrameContext` owns the memory of one frame and the threads that share its layers.
+It computes the same function as `nn.fdat_rd.FdatRd`, with feature maps as (H·W, C). `Weights` holds everything that
+depends on the checkpoint alone. A `FrameContext` owns the memory of one frame and the threads that compute its layers.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ MAX_CHANNELS = 1024
 """Largest number of channels for which 32-bit sums leave at least ten bits for the weights."""
 
 WINOGRAD_OVERHEAD = 0.9
-"""Time that the transforms of the kernel ``winograd`` take, in dense products of all tokens with one tap."""
+"""Time of the transforms of the kernel ``winograd``, relative to a dense product of all tokens with one tap."""
 
 
 def unsupported_config_reason(config: FdatRdConfig) -> str | None:
@@ -61,18 +61,18 @@ class Convolution:
         self._minimal = nonzero_share(points) / 4 + WINOGRAD_OVERHEAD < nonzero_share(taps)
         self._matrices = arrays.matrices(points if self._minimal else taps)
 
-    def run(self, threads: RowThreads, t: Floats, more: Floats, out: Floats) -> None:
-        """out = convolution(t) + more.
+    def run(self, threads: RowThreads, tokens: Floats, skip: Floats, out: Floats) -> None:
+        """Compute out = convolution(tokens) + skip.
 
         Args:
             threads: The threads.
-            t: Feature map, (N, C).
-            more: Feature map, (N, C).
-            out: Output, (N, C); not t.
+            tokens: Feature map, (N, C).
+            skip: Feature map, (N, C).
+            out: Output, (N, C); must not be `tokens`.
         """
         run = c_function("winograd" if self._minimal else "conv")
         count = threads.height // 2 if self._minimal else threads.height
-        threads.run_ranges(count, lambda a, b, s: run(t, more, out, *threads.size, a, b, self._matrices, s))
+        threads.run_ranges(count, lambda a, b, s: run(tokens, skip, out, *threads.size, a, b, self._matrices, s))
 
 
 class Weights:
@@ -95,7 +95,7 @@ class Weights:
         every = Tensors(tensors)
         first = every.below("conv_first" if config.unshuffle == 1 else "conv_first.1")
         u, c = config.unshuffle, config.embed_dim
-        # channel (p, y, x) of the unshuffled image under tap (i, j) is pixel (u·i + y, u·j + x) of plane p's patch
+        # Channel (p, y, x) of the unshuffled image at tap (i, j) is pixel (u·i + y, u·j + x) of the patch of plane p.
         patch = first["weight"].reshape(c, 3, u, u, 3, 3).transpose(0, 1, 4, 2, 5, 3).reshape(c, -1)
         self.first, self.first_bias = arrays.matrix(patch), arrays.floats(first["bias"])
         self.groups: list[tuple[list[Block], Convolution]] = []
@@ -160,13 +160,13 @@ class FrameContext:
         pool.run_rows(lambda a, b, s: first(picture, shallow, *pool.size, u, a, b, w.first, w.first_bias, s))
         deep = shallow
         for blocks, convolution in w.groups:
-            t, c, source = free[0], free[1], deep
+            tokens, buffer, source = free[0], free[1], deep
             for block in blocks:
-                block.run(pool, source, t, c)
-                source = t
-            convolution.run(pool, source, deep, c)
-            free = [buffer for buffer in self._maps[1:] if buffer is not c]
-            deep = c
+                block.run(pool, source, tokens, buffer)
+                source = tokens
+            convolution.run(pool, source, deep, buffer)
+            deep = buffer
+            free = [each for each in self._maps[1:] if each is not deep]
         out, planes = free[0], self._planes
         w.after.run(pool, deep, shallow, out)
         if w.squares is not None:
@@ -180,27 +180,36 @@ class FrameContext:
 
 
 def _winograd_matrices(weight: Doubles) -> list[Doubles]:
-    """(O, C, 3, 3) -> sixteen matrices (O, C) for the kernel ``winograd``; see `_native/cpu_conv.c`."""
+    """Transform (O, C, 3, 3) to sixteen matrices (O, C) for the kernel ``winograd``; see `_native/cpu_conv.c`."""
     g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    # g · W · gᵀ for every W of 3×3 as one product: the Kronecker product of g with itself, times the W as columns
+    # g · W · gᵀ for every 3×3 matrix W as one product: the Kronecker product of g with itself, times all W as columns
     points = np.kron(g, g) @ weight.reshape(-1, 9).T
     return list(points.reshape(16, *weight.shape[:2]))
 
 
 def _source_tap(pixel: int, source: int) -> int | None:
-    """The tap of a 4-wide transposed convolution from source pixel i + `source` to output pixel 2i + `pixel`."""
+    """Return the tap of a transposed convolution of width 4 from source pixel i + `source` to output 2i + `pixel`.
+
+    None if the output pixel does not depend on the source pixel.
+    """
     return {(0, -1): 3, (0, 0): 1, (1, 0): 2, (1, 1): 0}.get((pixel, source))
 
 
 def _transposed_taps(weight: Doubles) -> list[Doubles]:
-    """(C, O, 4, 4) of a transposed convolution -> 16 of (O, C): pixel (a, b) of a square, source row i, column j."""
+    """Split a transposed convolution (C, O, 4, 4) into 16 matrices (O, C).
+
+    They are ordered by pixel (a, b) of a 2×2 square of outputs, source row i and source column j.
+    """
     return [
         weight[:, :, _source_tap(a, i - 1 + a), _source_tap(b, j - 1 + b)].T for a, b, i, j in product((0, 1), repeat=4)
     ]
 
 
 def _last_layer_matrices(weight: Doubles) -> list[Doubles]:
-    """(C, 3, 4, 4) of a transposed convolution -> nine of (12, C), one for each source pixel around a square."""
+    """Split a transposed convolution (C, 3, 4, 4) into nine matrices (12, C).
+
+    There is one for each source pixel that contributes to a 2×2 square of outputs.
+    """
     result = []
     for y, x in product((-1, 0, 1), repeat=2):
         matrix = np.zeros((2, 2, 3, len(weight)))

@@ -1,11 +1,11 @@
-"""Worker process in which the native kernels run; `backend.py` is the client.
+"""Worker process that runs the native kernels; `backend.py` is the client.
 
-Run as a module, never imported by the client.
+It is run as a module and never imported by the client.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only multiplies small matrices; its threads would compete
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy multiplies only small matrices; more threads would compete
 
 import mmap
 from pathlib import Path
@@ -31,7 +31,7 @@ class NativeServer(WorkerServer):
         self._frames: list[tuple[FramePlanes, FramePlanes]] = []
 
     def do_describe(self) -> dict[str, Any]:
-        """Return nothing: the client knows everything about this backend."""
+        """Return an empty answer: the client already knows everything about this backend."""
         return {}
 
     def do_verify(self, directory: str, height: int, width: int, threads: int, expected: int) -> float:
@@ -86,8 +86,8 @@ class NativeServer(WorkerServer):
         self.shapes = ([3, height, width], [3, height * scale, width * scale])
         return {"input": self.shapes[0], "output": self.shapes[1], "instructions": instructions_in_use()}
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
-        """See `WorkerServer.prepare`."""
+    def create_slots(self, shared_memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.create_slots`."""
         self._frames = frames
 
     def submit(self, slot: int) -> None:

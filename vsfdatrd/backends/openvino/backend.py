@@ -18,8 +18,8 @@ from vsfdatrd.archs.registry.base import Checkpoint, ModelDescriptor
 from vsfdatrd.backends import memory
 from vsfdatrd.backends.base import Engine, EngineSpec, as_build_errors
 from vsfdatrd.backends.graphs import serialize
+from vsfdatrd.backends.network_graphs import create_graph, sky_size
 from vsfdatrd.backends.remote_engine import RemoteEngine
-from vsfdatrd.backends.traced_graphs import create_graph, sky_size
 from vsfdatrd.errors import PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as GRAPH_VERSION
 from vsfdatrd.graph.target import GraphTarget

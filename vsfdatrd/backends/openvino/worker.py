@@ -107,8 +107,8 @@ class OpenVinoServer(ReferenceServer):
         self.shapes = (list(self._compiled.input(0).shape)[1:], list(self._compiled.output(0).shape)[1:])
         return {"slots": streams, "input": self.shapes[0], "output": self.shapes[1]}
 
-    def prepare(self, memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
-        """See `WorkerServer.prepare`."""
+    def create_slots(self, shared_memory: mmap.mmap, frames: list[tuple[FramePlanes, FramePlanes]]) -> None:
+        """See `WorkerServer.create_slots`."""
         if self._compiled is None:
             raise EngineError("no engine is loaded")
         self._frames = frames  # OpenVINO's tensors do not keep these arrays alive

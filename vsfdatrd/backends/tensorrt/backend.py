@@ -20,10 +20,10 @@ from vsfdatrd.backends.gpu.contexts import DEFAULT_STREAMS, ContextChoice
 from vsfdatrd.backends.gpu.devices import first_selected, list_gpus
 from vsfdatrd.backends.gpu.verification import verify_once
 from vsfdatrd.backends.graphs import serialize
+from vsfdatrd.backends.network_graphs import create_graph, sky_size
 from vsfdatrd.backends.remote_engine import RemoteEngine
 from vsfdatrd.backends.tensorrt.builder import REFERENCE_FILE, SKY_LEVELS_FILE
 from vsfdatrd.backends.tensorrt.library import MIN_CAPABILITY, Library, choose_library
-from vsfdatrd.backends.traced_graphs import create_graph, sky_size
 from vsfdatrd.errors import ArgumentError, EngineBuildError, EngineError, EngineUnavailable, PrecisionUnfit
 from vsfdatrd.graph import GRAPH_VERSION as WRITTEN
 from vsfdatrd.graph.target import tensorrt_target as tensorrt_target
@@ -152,7 +152,7 @@ def needed_bytes(spec: EngineSpec) -> int:
     """Estimate the GPU memory of an engine with one execution context, and of its frames, in bytes.
 
     A second context is created only if its activations, which are measured then, leave the GPU enough free memory
-    (`GpuNetwork.has_room_for_another`).
+    (`ExecutionContext.has_room_for_another`).
 
     Args:
         spec: Parameters of the engine.

@@ -13,8 +13,8 @@ from vsfdatrd.backends.accuracy import draw_line_art
 from vsfdatrd.backends.base import FramePlanes
 from vsfdatrd.backends.gpu import cuda
 from vsfdatrd.backends.gpu.devices import list_gpus
-from vsfdatrd.backends.gpu.network import GpuNetwork
-from vsfdatrd.backends.gpu.server import GpuServer, verify_networks
+from vsfdatrd.backends.gpu.execution_context import ExecutionContext
+from vsfdatrd.backends.gpu.server import GpuServer, verify_contexts
 from vsfdatrd.backends.tensorrt.builder import (
     ENGINE_FILE,
     REFERENCE_FILE,
@@ -29,7 +29,7 @@ from vsfdatrd.system.files import keep_if_possible, read_or_none
 from vsfdatrd.workers.server import serve_forever
 
 
-class TensorRtServer(GpuServer["_TensorRtNetwork"]):
+class TensorRtServer(GpuServer["_TensorRtContext"]):
     """Request handler: holds TensorRT's runtime and, once an engine is loaded, its copies on one or more GPUs."""
 
     def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
@@ -92,18 +92,18 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
             EngineError: TensorRT does not load the engine.
         """
         chosen, blob = _library_named(library), Path(directory, ENGINE_FILE).read_bytes()
-        self._devices = [_TensorRtNetwork(chosen, blob, index, Path(state) if state else None) for index in devices]
+        self._contexts = [_TensorRtContext(chosen, blob, index, Path(state) if state else None) for index in devices]
         return self.choose_contexts(devices, streams, contexts, rates)
 
     def do_verify(self, directory: str, precision: str) -> float:
-        """Compare the outputs of every GPU with the fp32 reference; see `server.verify_networks`.
+        """Compare the outputs of every GPU with the fp32 reference; see `server.verify_contexts`.
 
         Args:
             directory: The engine's files, including the reference.
             precision: Precision of the engine, for messages.
         """
         reference, levels = Path(directory, REFERENCE_FILE), Path(directory, SKY_LEVELS_FILE)
-        return verify_networks(self._devices, reference, levels, precision)
+        return verify_contexts(self._contexts, reference, levels, precision)
 
     def do_layers(self, runs: int) -> dict[str, float]:
         """Return the seconds per frame of each layer on the first GPU by name, from TensorRT's profiler.
@@ -111,11 +111,11 @@ class TensorRtServer(GpuServer["_TensorRtNetwork"]):
         Args:
             runs: Number of frames.
         """
-        return self._devices[0].layers(runs)
+        return self._contexts[0].layers(runs)
 
 
-class _TensorRtNetwork(GpuNetwork):
-    """An engine on one GPU, and an execution context that computes one frame at a time."""
+class _TensorRtContext(ExecutionContext):
+    """An engine on one GPU with one of TensorRT's execution contexts."""
 
     def __init__(self, library: Library, blob: bytes, index: int, state: Path | None) -> None:
         trt = library.load()
@@ -149,11 +149,11 @@ class _TensorRtNetwork(GpuNetwork):
 
     @property
     def context_bytes(self) -> int:
-        """See `GpuNetwork.context_bytes`: activations, which the library allocates with a context."""
+        """See `ExecutionContext.context_bytes`: activations, which the library allocates with a context."""
         return int(self._engine.device_memory_size_v2)
 
     def another_context(self) -> Self:
-        """See `GpuNetwork.another_context`."""
+        """See `ExecutionContext.another_context`."""
         cuda.set_device(self.index)
         other = copy.copy(self)
         other._context = other._owners = other._graph = None
@@ -218,7 +218,7 @@ class _TensorRtNetwork(GpuNetwork):
             raise EngineError(f"TensorRT could not start the network: {self._log.why()}")
 
     def _make_graph(self, picture: FramePlanes, expected: FramePlanes) -> None:
-        """See `GpuNetwork._make_graph`."""
+        """See `ExecutionContext._make_graph`."""
         if self._library.can_capture(self._context, int(self._stream.handle)):
             super()._make_graph(picture, expected)
         else:

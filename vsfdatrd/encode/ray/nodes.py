@@ -106,7 +106,7 @@ class Nodes:
             self.needs = {"num_cpus": cpus}
             parts, per_part = sum(int(resources["CPU"]) // cpus for resources in usable), _format_count(cpus, "CPU")
         machines = _format_count(len(usable), "machine")
-        text = f"Ray: {_format_count(parts, 'part')} at once, each with {per_part}, on {machines}"
+        text = f"Ray: {_format_count(parts, 'chunk')} at once, each with {per_part}, on {machines}"
         self._report("machines", text, machines=len(usable), parts=parts)
         return cpus
 

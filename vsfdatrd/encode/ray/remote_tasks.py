@@ -212,7 +212,7 @@ def _run_job(
                 case {"props": props}:
                     yield ("props", props)
                 case {"failed": text} if "no space is left" in text:
-                    yield ("unfit", f"has no space left in {tempfile.gettempdir()}, where parts are made; free some")
+                    yield ("unfit", f"has no space left in {tempfile.gettempdir()}, where chunks are made; free some")
                 case {"failed": text}:
                     yield ("failed", text)
     finally:

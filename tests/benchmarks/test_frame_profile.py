@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import anatomy
+from benchmarks import frame_profile
 from benchmarks.ceiling import measure_ceiling, shortest_time
 from benchmarks.layers import layers, sum_by_kind
 from vsfdatrd.checkpoint import open_checkpoint
@@ -20,8 +20,8 @@ def test_ceiling_is_above_what_a_loop_reaches() -> None:
 
 
 @pytest.mark.slow
-def test_anatomy(tiny_model: Path) -> None:
-    steps = anatomy.measure_steps(open_checkpoint(tiny_model), 60, 60)
+def test_steps_and_layers_of_a_frame(tiny_model: Path) -> None:
+    steps = frame_profile.measure_steps(open_checkpoint(tiny_model), 60, 60)
     assert list(steps)[-1] == "the whole filter"
     assert all(seconds > 0 for seconds in steps.values())
     result = layers("openvino", tiny_model, 60, 60)

@@ -1,4 +1,4 @@
-"""Profile a training step: seconds and memory of each phase, with the recipe of the visit."""
+"""Profile a step of the training: seconds and memory of each phase, with the recipe of the visit."""
 
 import statistics
 import time
@@ -15,6 +15,7 @@ from benchmarks.gpu_visit.sizes import Sizes
 from benchmarks.gpu_visit.timing import device, synchronize
 from models.training.recipe import Recipe
 from models.training.trainer import Trainer
+from vsfdatrd.errors import first_line
 
 
 def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
@@ -28,9 +29,9 @@ def run(sizes: Sizes, record: Callable[[dict[str, Any]], None]) -> None:
         try:
             result = measure_phases(trainer, sizes.steps)
         except torch.OutOfMemoryError as error:
-            result = {"error": str(error).splitlines()[0]}
+            result = {"error": first_line(error)}
         rows.append({"batch": batch, "size": recipe.size} | result)
-        record({"probe": {"steps": rows}})
+        record({"training_steps": rows})
         del trainer
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,5 +1,6 @@
 """Profile one frame: steps from clip to clip, layers of the network, and the share of the hardware ceiling."""
 
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import vapoursynth as vs
 
 from benchmarks import native_work
 from benchmarks.ceiling import measure_ceiling
-from benchmarks.layers import Layer, layers, sum_by_kind
+from benchmarks.errors import BenchmarkError
+from benchmarks.layers import Layer, layers, padded_picture, sum_by_kind
 from benchmarks.report import save
 from benchmarks.speed.material import drawn_clip
 from benchmarks.weights import weights_file
@@ -26,8 +28,7 @@ from vsfdatrd.cache.engine_cache import EngineCache
 from vsfdatrd.checkpoint import Checkpoint, open_checkpoint
 from vsfdatrd.errors import EngineError
 from vsfdatrd.options import Options
-from vsfdatrd.video import color
-from vsfdatrd.video import tiling as geometry
+from vsfdatrd.video import color, tiling
 
 RUNS = 5
 
@@ -61,9 +62,9 @@ def measure_steps(checkpoint: Checkpoint, width: int, height: int) -> dict[str, 
     scale = checkpoint.descriptor.scale
     rgb = drawn_clip(width, height, RUNS)
     source = color.inspect_clip(_cached_clip(rgb.resize.Spline36(format=vs.YUV420P8, matrix=6)))
-    tiling = geometry.single_tile(height, width, scale)
+    whole_frame = tiling.single_tile(height, width, scale)
     tall, wide = checkpoint.descriptor.size.padded(height, width)
-    host = inference.upscale_frames(rgb, SlotPool(IdleEngine(tall, wide, scale)), tiling, scale)
+    host = inference.upscale_frames(rgb, SlotPool(IdleEngine(tall, wide, scale)), whole_frame, scale)
     large = _cached_clip(rgb.resize.Point(width * scale, height * scale))
     with tempfile.TemporaryDirectory() as folder:
         pool = open_engine(checkpoint, height, width, Options(streams=1), EngineCache(Path(folder)))
@@ -72,6 +73,8 @@ def measure_steps(checkpoint: Checkpoint, width: int, height: int) -> dict[str, 
             pool.engine.submit(0)
             pool.engine.collect(0)
 
+        np.copyto(pool.engine.input(0), padded_picture(checkpoint, width, height))
+        infer()  # the first frame takes longer
         found = {
             "color: YUV to RGB": _seconds_per_frame(color.to_rgb(source)),
             "copy in, pad, crop, copy out": _seconds_per_frame(host),
@@ -110,14 +113,25 @@ def _time_call(work: Callable[[], object]) -> float:
 
 
 def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> int:
-    """Measure, print and save, as `profile_<size>.json` or `out`."""
+    """Measure, print and save.
+
+    Args:
+        model: A name of the catalog, or a weights file.
+        size: Width and height of the frame; None for the usual one.
+        out: Name of the result; None is ``profile_`` and the size.
+
+    Raises:
+        BenchmarkError: PyTorch is missing, or the model is not an FDAT-RD.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise BenchmarkError("PyTorch, which measures the ceiling, is not installed: pip install vsfdatrd[torch]")
     width, height = size or ((720, 540) if list_gpus() else (240, 240))
     with tempfile.TemporaryDirectory() as folder:
         weights, _ = weights_file(model, Path(folder))
         checkpoint = open_checkpoint(weights)
         config = checkpoint.descriptor.config
         if not isinstance(config, FdatRdConfig):
-            raise SystemExit(f"{model} is not an FDAT-RD; only that can be taken apart")
+            raise BenchmarkError(f"{model} is not an FDAT-RD, the only network that is profiled")
         top = measure_ceiling(gpu=bool(list_gpus()))
         work = config.flops(height, width)
         print(f"ceiling ({top.how}): {top.flops / 1e9:,.0f} GFLOP/s, {top.bandwidth / 2**30:.1f} GiB/s")
@@ -140,7 +154,7 @@ def report(model: str, size: tuple[int, int] | None, out: str | None = None) -> 
         if kernels:
             print(f"\nnative, {native_work.format_table(kernels)}")
     result = {
-        "model": model,
+        "model": Path(model).name,
         "size": [width, height],
         "gflop_per_frame": work / 1e9,
         "ceiling": {"gflops": top.flops / 1e9, "gib_per_s": top.bandwidth / 2**30, "how": top.how},

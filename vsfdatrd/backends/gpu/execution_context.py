@@ -1,4 +1,4 @@
-"""A network on one NVIDIA GPU: buffers, slots and CUDA graph. What it computes is up to each backend."""
+"""An execution context on one NVIDIA GPU: buffers, slots and CUDA graph. Each backend's subclass runs the network."""
 
 from contextlib import ExitStack
 from typing import Self
@@ -15,11 +15,11 @@ type StagingBuffers = tuple[cuda.HostMemory, cuda.HostMemory]
 """Pinned buffers of a slot's input and output."""
 
 
-class GpuNetwork:
-    """A network on one GPU that computes one frame at a time, between two fixed buffers.
+class ExecutionContext:
+    """A network on one GPU that computes one frame at a time, from a fixed input buffer to a fixed output buffer.
 
-    Frames are copied to and from these buffers on the GPU, which takes about a thousandth of the network's time. A CUDA
-    graph contains fixed addresses.
+    The buffers are fixed because a CUDA graph contains addresses. Frames are copied to and from them on the GPU, which
+    takes about a thousandth of the network's time.
     """
 
     pipeline: TransferPipeline
@@ -44,9 +44,9 @@ class GpuNetwork:
         self._source, self._result = (self._held.enter_context(cuda.DeviceMemory(size)) for size in self._size)
 
     def _run_and_capture(self) -> None:
-        """Run one frame, and capture the network as a CUDA graph, which is kept if it gives the same output.
+        """Run one frame, and capture the network as a CUDA graph. The graph is kept if it gives the same output.
 
-        A graph replaces hundreds of launches by one.
+        One launch of the graph replaces hundreds of kernel launches.
         """
         picture = np.random.default_rng(0).random(self.shapes[0], np.float32)
         expected = self.run_once(picture)  # triggers just-in-time compilation and one-time initialization
@@ -58,16 +58,16 @@ class GpuNetwork:
 
     @property
     def context_bytes(self) -> int:
-        """GPU memory of another execution context without the buffers of frames. Overridden by each backend."""
+        """GPU memory in bytes of one more execution context without its frame buffers. Overridden by each backend."""
         raise NotImplementedError
 
     def has_room_for_another(self, slots: int) -> bool:
-        """Return whether the GPU has memory for one more context and the slots, and as much again for other programs.
+        """Return whether the free memory is more than twice what one more context and all slots need.
 
-        Every context has buffers of its own, two of them for frames.
+        Every context has an input and an output buffer of its own.
 
         Args:
-            slots: Frames in flight, whose buffers are not allocated yet.
+            slots: Number of frames in flight, whose buffers are not allocated yet.
         """
         needed = self.context_bytes + (1 + slots) * sum(self._size)
         return cuda.free_memory(self.index) > 2 * needed
@@ -76,12 +76,12 @@ class GpuNetwork:
         """Create another execution context of the same network on the same GPU. Overridden by each backend.
 
         Raises:
-            EngineError: It cannot be created, for example because memory is short after all.
+            EngineError: It cannot be created, for example because there is not enough memory.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Free the buffers, stream and CUDA graph of this network. The network must not be computing."""
+        """Free the buffers, stream and CUDA graph of this context. The context must not be computing."""
         cuda.set_device(self.index)
         self._close_graph()
         self._held.close()
@@ -92,10 +92,13 @@ class GpuNetwork:
             graph.close()
 
     def run_once(self, picture: FramePlanes) -> FramePlanes:
-        """Run one frame (C, H, W), and wait for its output, (C, H·scale, W·scale) float32.
+        """Run the network on one frame and wait for it.
 
         Args:
-            picture: (C, H, W).
+            picture: The frame, (C, H, W).
+
+        Returns:
+            The output, (C, H·scale, W·scale) float32.
         """
         cuda.set_device(self.index)
         picture, result = np.ascontiguousarray(picture, np.float32), np.empty(self.shapes[1], np.float32)
@@ -110,7 +113,7 @@ class GpuNetwork:
 
         Args:
             frames: Input and output of each slot in shared memory.
-            staging: Pinned buffers of each slot, through which its frames go; None for direct copies.
+            staging: Pinned buffers of each slot, through which its frames are copied; None to copy directly.
         """
         cuda.set_device(self.index)
         self._frames, self._staging = frames, staging
@@ -128,7 +131,7 @@ class GpuNetwork:
         """Queue a slot's frame.
 
         Args:
-            number: Number of the slot on this device.
+            number: Number of the slot in this context.
         """
         if self._staging:
             self._staging[number][0].read(self._frames[number][0].ctypes.data)
@@ -138,7 +141,7 @@ class GpuNetwork:
         """Wait for a slot's output.
 
         Args:
-            number: Number of the slot on this device.
+            number: Number of the slot in this context.
         """
         self.pipeline.wait(number)
         if self._staging:
@@ -154,14 +157,14 @@ class GpuNetwork:
         return Slot(source, result, device_source, device_result, *events)
 
     def run(self) -> None:
-        """Queue the network on its stream, between its fixed buffers."""
+        """Queue one run of the network, from the input buffer to the output buffer, on the context's stream."""
         if self._graph is None:
             self._enqueue()
         else:
             self._graph.launch(self._stream)
 
     def synchronize(self) -> None:
-        """Wait until everything queued on the network's stream is done.
+        """Wait until everything queued on the context's stream is done.
 
         Raises:
             EngineError: A run failed.
@@ -169,7 +172,7 @@ class GpuNetwork:
         self._stream.synchronize()
 
     def _enqueue(self) -> None:
-        """Queue the network on its stream, without a CUDA graph. Overridden by each backend.
+        """Queue one run of the network on the context's stream, without a CUDA graph. Overridden by each backend.
 
         Raises:
             EngineError: It cannot be started.
