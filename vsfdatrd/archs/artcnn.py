@@ -65,7 +65,7 @@ class ArtCnnConfig(NetworkConfig):
         return self.blocks * (3 if self.residual else 1)
 
     def peak_values_per_pixel(self) -> tuple[Mapping[str, float], ...]:
-        """Count the first feature map, that of the body, and the input and output of one convolution."""
+        """Count the values of the first feature map, of the body's, and of one convolution's input and output."""
         return ({"artcnn": self.filters * (4 if self.residual else 3)},)
 
     def info(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ MAX_KERNEL_RADIUS = 4
 type TextureSlice = tuple[str, str]
 """Four channels: texture name and their offset in it (empty if they fill the whole texture)."""
 type Source = frozenset[TextureSlice]
-"""What a pixel is the sum of: one texture, or two at the end of a skip connection."""
+"""Textures whose sum a pixel is: one, or two at the end of a skip connection."""
 type SourcePixel = tuple[Source, int, int]
 """Source of a pixel and its offset (y, x), relative to an arbitrary corner."""
 
@@ -242,7 +242,7 @@ def _group_layers(passes: Sequence[_Pass]) -> list[_Layer]:
 
 
 def _store_offset(position: str) -> str:
-    """Offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
+    """Return the offset at which ``imageStore`` writes four channels, as ``x,y``; empty if there is none."""
     match = _LAST_OFFSET.search(position)
     return f"{match[1]},{match[2]}" if match else ""
 

@@ -20,7 +20,7 @@ class NetworkConfig:
     """Whether an output of two channels is Cb and Cr; otherwise only RGB to RGB and luma to luma are used."""
 
     if TYPE_CHECKING:
-        # Not there at run time: `dataclass` takes an inherited attribute for the default of a field of the same name.
+        # Not defined at run time: `dataclass` would use an inherited attribute as the default of a field of its name.
 
         @property
         def name(self) -> str:

@@ -49,7 +49,7 @@ class FdatConfig(FdatFamilyConfig):
         return max(3 * self.embed_dim, self.ffn_dim, self.heads * self.window**2)
 
     def _body_activations(self) -> Mapping[str, int]:
-        """See `FdatFamilyConfig`. PyTorch's memory follows the largest tensor; that of graphs, the channels."""
+        """See `FdatFamilyConfig`. PyTorch's memory depends on the largest tensor, that of graphs on the channels."""
         return {"fdat.channels": self.embed_dim, "fdat.largest": self.largest_in_body}
 
 

@@ -39,8 +39,8 @@ def tail_tensors(upsampler: Upsampler, embed_dim: int, mid_dim: int, out_channel
 
     c, m, o, s = embed_dim, mid_dim, out_channels, scale
     pixels = s * s
-    i = 0 if m == c else 2  # index of what follows
-    begin = conv("0", c, m) if i else {}  # of dysample and lda, to their inner width
+    i = 0 if m == c else 2  # index of the module after `begin`
+    begin = conv("0", c, m) if i else {}  # first convolution of dysample and lda, from C to their inner width
     match "conv" if s == 1 else upsampler:
         case "conv":
             if s != 1:

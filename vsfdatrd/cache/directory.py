@@ -1,6 +1,6 @@
 """The directory of the engine cache: safe creation, locks by name, ownership checks, temporary files.
 
-Its layout is that of `engine_cache`; the contents do not matter here.
+`engine_cache` defines the layout; this module does not depend on the contents.
 """
 
 import contextlib

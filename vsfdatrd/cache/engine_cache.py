@@ -200,7 +200,7 @@ class EngineCache:
         return removed
 
     def metadata(self, kind: str) -> MetadataCache:
-        """Open the metadata of one kind.
+        """Return the cache for one kind of metadata, such as ``checkpoint``.
 
         Args:
             kind: Lower-case letters, digits and hyphens, at most 32.

@@ -21,7 +21,7 @@ from vsfdatrd.system.files import sha256_file, sync_file, sync_folder
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """All properties that distinguish one built engine from another. All fields are plain text."""
+    """All properties that distinguish one built engine from another. All fields are strings."""
 
     weights: str
     """sha256 of the weights file."""
@@ -87,7 +87,7 @@ def digest_of(data: Mapping[str, Any]) -> str:
 def write_manifest(directory: Path, key: Key) -> None:
     """Write the manifest of a finished build and fsync all files.
 
-    After that, a rename cannot reach the disk before the data.
+    If the directory is renamed afterwards, the new name cannot reach the disk before the data.
 
     Args:
         directory: The files of the build.

@@ -101,7 +101,7 @@ def choose_frames(video: Thumbnails, count: int, frames: range) -> list[ChosenFr
     cuts = count // 2
     total = len(frames)
     positions = min(total, max(12, CANDIDATES_PER_FRAME * count))
-    # Positions from one search for a cut to the next: twice as many searches as cuts that are chosen.
+    # Number of positions between searches for a cut. There are twice as many searches as cuts to choose.
     interval = max(1, positions // (2 * cuts)) if cuts else positions + 1
     candidates: list[_Candidate] = []
     starts: list[_Candidate] = []

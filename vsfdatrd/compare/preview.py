@@ -234,7 +234,7 @@ class _Frames:
         return Views(pictures.frame_uri(image), pictures.png_uri(image.crop(box)))
 
     def shot(self, number: int) -> FrameEntry:
-        """Return the page entry of one frame with the source only; its detail is where the source has most."""
+        """Return the page entry of one frame with the source only, and a crop where it has the most detail."""
         box = pictures.find_detail(read_frame(self.analysis.video, self.source, number), 1)[0]
         seconds = self.analysis.seconds(self.numbers[number])
         return FrameEntry(seconds, self.size, box, self.views(self.source, number, box))
@@ -286,7 +286,7 @@ def _upscale_frames(frames: _Frames, model: ModelEntry, settings: Settings) -> v
     output_format = vs.core.get_video_format(vs.PresetVideoFormat[settings.selected_preset.format])
     fits = size == upscaled_size
     upscaled_format = output_format if fits else output_format.replace(bits_per_sample=16)
-    # reuse="off": the clip repeats the same frames, unlike a film, and the speed is measured.
+    # reuse="off": unlike a film, the clip repeats the same frames; reusing them would falsify the measured speed.
     result = upscale(
         clip,
         model.file,

@@ -93,7 +93,7 @@ def convert_to_rgb(path: Path, clip: vs.VideoNode) -> tuple[vs.VideoNode, vs.Vid
         source = color.inspect_clip(clip, path.name)
         if source.unconvertible:
             raise ClipError(source.unconvertible)
-        complete = color.add_missing_props(source)  # logs what is assumed, which further conversions then do not
+        complete = color.add_missing_props(source)  # logs the assumptions; later conversions find none to log
         return complete, color.to_rgb(color.inspect_clip(complete))
     except FdatrdError as error:
         raise ClipError(f"{path}: {error}") from error

@@ -40,7 +40,7 @@ class LightLevel:
 
 @dataclass(frozen=True, slots=True)
 class FrameMessages:
-    """Metadata to insert into one frame. False if there is none."""
+    """Metadata to insert into one frame. As a bool, False if there is none."""
 
     display: MasteringDisplay | None = None
     light: LightLevel | None = None

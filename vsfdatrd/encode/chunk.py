@@ -35,7 +35,7 @@ from vsfdatrd.workers.spawn import creation_flags, describe_exit
 _PROGRESS_LINE = re.compile(r"Frame: (\d+)/\d+")
 _BROKEN_PIPE_TEXT = "fwrite() call failed"  # vspipe's message if ffmpeg has exited
 _ROUTINE_LINE = re.compile(r"^(Script evaluation done|Output \d+ frames|Information: |Warning: )")  # of vspipe
-_MAX_LINES = 40  # of a program's output: as many first lines, which usually have the reason of a failure, as last ones
+_MAX_LINES = 40  # first lines kept of a program's output, which usually state the reason of a failure; last ones, too
 _TRIAL_TIMEOUT = 120.0  # seconds for encoding one black frame
 _EXIT_TIMEOUT = 10.0  # seconds for a program to exit after terminate()
 
@@ -322,7 +322,7 @@ def _collect(messages: Iterable[str], lines: list[str]) -> None:
 
 
 def _informative_lines(lines: list[str]) -> str:
-    """Return the most informative lines: of `upscale`, damage, a full disk; else the first with a reason."""
+    """Return the lines that explain a failure: an error of `upscale`, damage, a full disk; else `main_reason`."""
     for line in lines:
         if PREFIX in line:
             return line.partition(PREFIX)[2]

@@ -9,13 +9,13 @@ import numpy as np
 
 from vsfdatrd.errors import ArgumentError, ClipError
 
-_MAX_BLACK = 28  # largest luma of a black pixel, of 255, limited range: black is 16, plus the noise of old transfers
+_MAX_BLACK = 28  # largest 8-bit luma of a black pixel in limited range: black is 16, and old transfers add noise
 _SAMPLED_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """Number of columns and rows at each side, in source pixels. False if all are 0."""
+    """Number of columns and rows at each side, in source pixels. As a bool, False if all are 0."""
 
     left: int = 0
     top: int = 0
@@ -117,4 +117,4 @@ def square_pixel_size(width: int, height: int, sar: Fraction) -> tuple[int, int]
 
 
 def _round_to_even(side: Fraction) -> int:
-    return 2 * math.floor(side / 2 + Fraction(1, 2))  # up between two, which `round` does not do for 13
+    return 2 * math.floor(side / 2 + Fraction(1, 2))  # ties go up, so that 13 becomes 14; `round` gives 12

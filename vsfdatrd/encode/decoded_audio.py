@@ -1,4 +1,4 @@
-"""Audio in a format that the output's container does not support: decoded, and written as PCM."""
+"""Decode audio in a format that the output's container does not support, and write it as PCM."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -32,7 +32,7 @@ class DecodedAudio:
         self._position: int | None = None  # of the next sample, in samples on the output's clock
 
     def packets(self, packet: Any, origin: Fraction) -> Iterator[Any]:
-        """Decode a packet of the source; yield packets for the output. A damaged one is skipped, as players do.
+        """Decode a packet of the source; yield packets for the output. Damaged packets are skipped, as in players.
 
         Args:
             packet: A packet of the source's stream.
@@ -82,7 +82,7 @@ class DecodedAudio:
             yield from self.output.encode(frame)
 
     def _resampler(self, frame: Any) -> Any:
-        # One for each format, because channels and rate may change within a stream, which one resampler refuses.
+        # One resampler for each format: channels and rate may change within a stream, but not within a resampler.
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self._resamplers:
             context = self.output.codec_context

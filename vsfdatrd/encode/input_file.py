@@ -13,8 +13,8 @@ INSTALL_COMMAND = "pip install 'vsfdatrd[encode]'"
 _NO_STREAM_LIST = frozenset({"mpeg", "mpegts", "flv", "live_flv", "wtv"})
 """ffmpeg formats whose files do not list their streams, or the codecs of them, at the start."""
 _ONE_THREAD_CODECS = ("mpeg1video", "mpeg2video", "mpeg4")
-"""Codecs of discs. With several threads, ffmpeg decodes damaged frames to another picture each time, which BestSource
-then refuses to return; and one thread is far faster than any upscaling."""
+"""Codecs of discs. With several threads, ffmpeg decodes damaged frames differently each time, which BestSource
+detects and refuses to return. One thread is far faster than any upscaling."""
 _ANY_DURATION = 10**12  # microseconds: longer than any file
 _STILL_CHECK_PACKETS = 200  # after this many video packets, a stream with only one of them is a still picture
 
@@ -40,7 +40,7 @@ class VideoTrack:
 
 
 def with_repair_advice(text: str) -> str:
-    """Append what helps if frames cannot be decoded to a message of BestSource, in place of its advice for scripts."""
+    """In a message of BestSource about frames it cannot decode, replace its advice for scripts with repair advice."""
     return (
         f"{text.partition('. This may be due to')[0]}; the file may be damaged: copy it again, or let ffmpeg repair it "
         "(ffmpeg -err_detect ignore_err -i IN -c:v ffv1 -c:a copy OUT.mkv)"

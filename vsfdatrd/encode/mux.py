@@ -160,7 +160,7 @@ def _write_streams(av: Any, inputs: MuxInputs, target: Path, leave_out: bool = F
             except (av.error.InvalidDataError, av.error.ArgumentError):
                 if not leave_out:
                     raise
-                # This packet, or the one before it, which the muxer had buffered; `_verify_output` finds out which.
+                # Refused: this packet, or a buffered one before it; `_verify_output` finds out which.
                 refused += 1
     return _Written(counts, names, digest.digest(), refused, covers)
 
@@ -207,7 +207,7 @@ def _add_attachments(av: Any, inputs: MuxInputs, out: Any, source: Any) -> list[
         with av.open(source.name) as reopened:  # a second container, so that the first keeps its position
             picture = next(iter(reopened.demux(reopened.streams[index])))
             name, kind, content = streams.cover_attachment(reopened.streams[index], bytes(picture))
-        # `_write_aspect` would make a second video of a picture. It sets the type afterwards.
+        # As a picture, it would become a second video in `_write_aspect`, which therefore sets the type itself.
         out.add_attachment(name, kind if inputs.sar == 1 else _UNKNOWN_TYPE, content)
         kinds.append(kind)
     return kinds

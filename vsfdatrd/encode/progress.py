@@ -12,7 +12,7 @@ from vsfdatrd.system.terminal import escape_control, raw_stream
 _LINE_INTERVAL = 30.0  # seconds between plain lines
 _RATE_WINDOW = 120.0  # seconds over which the frame rate is averaged
 _MIN_BAR_COLUMNS = 40  # minimum columns for the bar and what precedes it
-_LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events that a long step without progress follows
+_LONG_STEPS = ("reading", "fields", "output", "engine", "joining")  # events that announce a long step without progress
 
 
 class Rate:

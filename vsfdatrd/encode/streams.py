@@ -75,10 +75,10 @@ def choose_streams(source: Path, video: int, container: str) -> Selection:
             elif _can_copy(av, stream, container, packets[stream.index]):
                 chosen.copied.append(stream.index)
                 chosen.kept.append(name)
-            elif stream.type == "audio" and _can_decode(av, stream, container):
+            elif stream.type == "audio" and _can_decode_audio(av, stream, container):
                 chosen.decoded.append(stream.index)
                 chosen.kept.append(f"{name}, as PCM")
-            elif stream.type == "subtitle" and _can_convert(av, stream, container):
+            elif stream.type == "subtitle" and _can_convert_subtitles(av, stream, container):
                 chosen.converted.append(stream.index)
                 chosen.kept.append(f"{name}, as {TEXT_CODECS[container]}")
             elif stream.type == "subtitle" and stream.codec_context and stream.codec_context.codec.bitmap_sub:
@@ -130,13 +130,13 @@ def _can_copy(av: Any, stream: Any, container: str, packets: Sequence[Any]) -> b
     return True
 
 
-def _can_convert(av: Any, stream: Any, container: str) -> bool:
+def _can_convert_subtitles(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the subtitles as text and encode them in the container's format."""
     is_text = stream.codec_context is not None and stream.codec_context.codec.text_sub
     return is_text and _accepts_header(av, container, lambda file: add_converted_stream(file, stream, container))
 
 
-def _can_decode(av: Any, stream: Any, container: str) -> bool:
+def _can_decode_audio(av: Any, stream: Any, container: str) -> bool:
     """Return True if ffmpeg can decode the audio, and the container supports it as PCM."""
     return _accepts_header(av, container, lambda file: DecodedAudio(av, file, stream))
 

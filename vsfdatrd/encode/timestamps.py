@@ -1,4 +1,4 @@
-"""Timestamps that are missing, and timestamps that go back."""
+"""Fill in missing timestamps, and report timestamps that go back."""
 
 import itertools
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ COMMON_RATES = (
 )
 """Common frame rates, frames per second."""
 _JITTER = Fraction(1, 50)  # seconds: pulldown flags move frames by up to half a field, containers round to milliseconds
-_ROUNDING = 1e-6  # seconds: more than float64 loses in a film, so that what is exactly within the tolerance still is
+_ROUNDING = 1e-6  # seconds: exceeds the rounding of float64 in a film, so that times exactly at the tolerance pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,14 +83,15 @@ class Network:
         g, c = self.g, self.config.embed_dim
         if zero_branches.attention_active(weights, kind):
             with g.name_scope(kind):
-                t = g.op("Add", t, self._to_stream(self._mixed(self._norm(t, weights, "n1"), kind, window, weights)))
+                mixed = self._mix_tokens(self._norm(t, weights, "n1"), kind, window, weights)
+                t = g.op("Add", t, self._to_stream(mixed))
         if zero_branches.ffn_active(weights):
             with g.name_scope("feed-forward"):
                 n = self._norm(t, weights, "n2")
                 t = g.op("Add", t, self._to_stream(self._feed_forward(n, weights.below("ffn"), c)))
         return t
 
-    def _mixed(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
+    def _mix_tokens(self, n: Name, kind: Kind, window: tuple[int, int], weights: Weights) -> Name:
         """Attention of normalized tokens, combined with the gated parallel convolution."""
         attn = weights.below("attn")
         match kind:

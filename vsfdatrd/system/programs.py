@@ -124,7 +124,7 @@ _LOG_ADDRESS = re.compile(r"^(?:\[([^\]@]+?) @ (?:0x)?[0-9a-fA-F]+\] ?)+")
 
 
 def main_reason(lines: Sequence[str]) -> str:
-    """Return the lines of a program's output that say why it failed: up to three, without consequential errors."""
+    """Return the lines of a program's output that say why it failed: up to three, without follow-on errors."""
     messages = [line.strip() for line in lines if line.strip()]
     causes = [line for line in messages if not _CONSEQUENCES.search(line)] or messages
     plain = dict.fromkeys(_LOG_ADDRESS.sub(lambda match: f"{match[1]}: ", line) for line in causes)

@@ -96,7 +96,7 @@ class _Line:
         self._write(f"\r{self._padded(text)}\n" if self.on_terminal else f"{text}\n")
 
     def _padded(self, text: str) -> str:
-        """Add the spaces that cover the rest of the line before; unlike escape codes, they work on every console."""
+        """Pad the text with spaces to cover the previous line; unlike escape codes, they work on every console."""
         return text + " " * (self._length - column_count(text))
 
     def _columns(self) -> int:

@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def interrupt_on_sigterm() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C, unless nohup has them ignored."""
+    """Handle SIGTERM and SIGHUP (closed terminal; SIGBREAK on Windows) like Ctrl-C, unless ignored, as under nohup."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

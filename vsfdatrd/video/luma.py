@@ -64,7 +64,7 @@ def upscale_luma(source: InputClip, target: OutputSpec, scale: int, network: Net
 
 
 def _upscale_rgb(full: vs.VideoNode, target: OutputSpec, scale: int, network: Network) -> vs.VideoNode:
-    """Upscale RGB as luma plus per-channel differences from luma. For a gray clip the differences are exactly zero."""
+    """Upscale RGB as luma plus per-channel differences from luma. Where R = G = B, they are exactly zero."""
     matrix = target.matrix or 1
     log.warning(
         "the network works on luma only: from RGB it gets the luma of matrix %s, and colors are resized",

@@ -38,8 +38,8 @@ _FILES = {
     ("ld",): "b17464037bcd57bb865f583e88102c221bd8c73b352735aa0d371fb3cdb1922d",
     ("clean",): "71931fbd0ee2938914b01434e79e0cf91b657bf62e7c1e4b862c7e84cf0fab0c",
 }
-"""Names of each file -> its SHA-256. The first name is that of the file, the card and tables; others name a purpose or
-are older.
+"""Names of each model -> SHA-256 of its file. File, card and tables use the first name; the others are older, or name a
+purpose.
 """
 CATALOG = {
     name: Model(name, f"fdat_rd_{names[0]}_2x.safetensors", 2, "CC-BY-4.0", digest, f"{names[0]}.md")

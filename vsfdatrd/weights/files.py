@@ -129,7 +129,7 @@ def require_torch(path: Path, purpose: str) -> None:
 
     Args:
         path: The file, for the message.
-        purpose: Completes "the weights file X ..." up to "needs".
+        purpose: The words between "the weights file X" and "needs PyTorch" in the message.
 
     Raises:
         CheckpointError: PyTorch is not installed.

@@ -47,7 +47,7 @@ _WRAPPER_PREFIX = re.compile(
 )
 """Name components inserted by torch.compile, FSDP, activation checkpointing and DeepSpeed, at any position."""
 META_UPSAMPLE = "upsampler.MetaUpsample"
-"""Buffer of FDAT and FDAT-RD, which identifies them behind any prefix, and their tail: version, index of the upsampler,
+"""Buffer that identifies FDAT and FDAT-RD behind any prefix. It describes their tail: version, index of the upsampler,
 scale, and widths.
 """
 

@@ -230,24 +230,24 @@ class TorchFile:
                     values = self._read_values(file, key, tensor)
                 yield name, decode_values(self.path, name, values, tensor.dtype)
 
-    def _read_values(self, file: io.BufferedReader, key: str, tensor: TensorView) -> Array:
-        """Read the values of a tensor in their stored type, contiguous."""
+    def _read_values(self, file: io.BufferedReader, name: str, tensor: TensorView) -> Array:
+        """Read the values of a tensor as a contiguous array of their stored type."""
         kind = np.dtype(STORED_DTYPES[tensor.dtype])
         row = np.empty(torch_pickle.storage_extent(tensor), kind)
         if not row.size:
             return np.empty(tensor.shape, kind)
         file.seek(self._locations[tensor.storage.key][0] + (tensor.storage.start + tensor.offset) * kind.itemsize)
         if file.readinto(row.view(np.uint8)) != row.nbytes:
-            raise self._damaged(f"it ends within its tensor {key!r}")
+            raise self._damaged(f"it ends within its tensor {name!r}")
         strides = [step * kind.itemsize for step in tensor.strides]
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(row, tensor.shape, strides)).reshape(tensor.shape)
 
-    def _decode_array(self, key: str, array: NumPyArray) -> Array:
+    def _decode_array(self, name: str, array: NumPyArray) -> Array:
         """Decode the values of a NumPy array."""
         try:
             data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
         except UnicodeEncodeError as error:
-            raise self._damaged(f"its array {key!r} holds something other than bytes") from error
+            raise self._damaged(f"its array {name!r} holds something other than bytes") from error
         values: Array = np.frombuffer(data, STORED_DTYPES[array.dtype])  # type: ignore[call-overload]
         return values.reshape(array.shape, order="F" if array.fortran else "C").copy()
 

@@ -85,7 +85,7 @@ def _sides(values: Any) -> tuple[Any, ...]:
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> Any:
-    """``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)``, and the older ``_rebuild_tensor``."""
+    """Replace ``torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`` and ``_rebuild_tensor``."""
     storage, offset, shape, strides = arguments[:4]
     flags = arguments[6] if len(arguments) > 6 else None
     lazy = isinstance(flags, dict) and (len(flags) > 10 or any(flags.values()))  # conjugated or negated when used

@@ -38,7 +38,7 @@ _ERROR_CLASSES: dict[str | None, type[FdatrdError]] = {
 }
 
 
-class _Requests:
+class _RequestChannel:
     """Channel for requests to a process: a socket, or a pipe on Windows.
 
     Writing to a pipe whose reader has died raises SIGPIPE, which ends a host program that does not ignore the signal.
@@ -103,7 +103,7 @@ class Worker:
             try:
                 self.memory = SharedMemory()
                 held.callback(self.memory.close)
-                self._requests = _Requests()
+                self._requests = _RequestChannel()
                 held.callback(self._requests.close)
                 self._process = spawn.start_process(
                     # -P: files in the current directory, such as json.py, are not modules.
@@ -253,7 +253,7 @@ class StandbyWorker:
             except BaseException as error:
                 self._worker = None
                 if not isinstance(error, FdatrdError):
-                    worker.kill()  # interrupted (Ctrl-C): it would still answer, when the next request is waited for
+                    worker.kill()  # interrupted (Ctrl-C): a late answer would pass for that of the next request
                 worker.close()
                 raise
 

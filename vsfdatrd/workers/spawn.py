@@ -110,7 +110,7 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
 
 
 def _start_processes(orders: _Orders) -> None:
-    if sys.platform != "win32":  # inherited: Ctrl-C is for the script, also before `serve_forever` ignores it
+    if sys.platform != "win32":  # children inherit it: Ctrl-C is for the script, even before `serve_forever` runs
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     while True:
         started, command, options = orders.get()

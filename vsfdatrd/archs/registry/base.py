@@ -1,6 +1,6 @@
 """Architecture: the code that differs between kinds of networks. ModelDescriptor, Checkpoint: a network in a file.
 
-Everything outside `archs` asks these classes, and never what kind of network there is.
+Code outside `archs` uses only these classes, and never checks which kind of network it has.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ class Architecture[C: NetworkConfig]:
     """
 
     name: ClassVar[str]
-    """Identifies it in cached descriptors."""
+    """Identifier of the architecture in cached descriptors."""
     config: type[C]
     """Class of its configurations."""
     needs_torch: ClassVar[bool] = False
@@ -164,7 +164,7 @@ class Architecture[C: NetworkConfig]:
         Raises:
             EngineError: The network cannot be turned into a graph.
             OverflowError: A weight exceeds the range of the half precision.
-            ValueError: The graph cannot be for frames of any size; the reason follows "with model=...: ".
+            ValueError: `size` is None, but the graph needs one; the reason follows "with model=...: ".
             CheckpointError: As in `Checkpoint.tensors`.
         """
         from vsfdatrd.graph.half_precision import convert_precision

@@ -95,7 +95,7 @@ def _plan_convolution(launches: LaunchList, layer: Convolution, x: _Map) -> _Map
     return out
 
 
-def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, planes: Buffer | Frame) -> None:
+def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, out: Buffer | Frame) -> None:
     """Plan a convolution whose output is planes in fp32."""
     kernel = "conv_pixel_shuffle"
     columns, used_channels = launches.tile_size(kernel, "BLOCK_COLUMNS"), layer.upscale**2 * layer.out_channels
@@ -103,7 +103,7 @@ def _plan_conv_pixel_shuffle(launches: LaunchList, layer: Convolution, x: _Map, 
     grid = (launches.count_blocks(kernel, "BLOCK_ROWS", x.count), out_channels // columns)
     form = (x.channels, out_channels, used_channels, layer.kernel_size, layer.upscale)
     size = x.height, x.width
-    launches.add_launch(kernel, layer.module, grid, x.values, "weight", "bias", planes, *size, *form)
+    launches.add_launch(kernel, layer.module, grid, x.values, "weight", "bias", out, *size, *form)
 
 
 def _plan_dysample(launches: LaunchList, module: str, x: _Map, scale: int) -> None:

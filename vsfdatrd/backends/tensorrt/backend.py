@@ -37,13 +37,13 @@ ANY_FRAME_SIZE = False
 # Activations in bytes for each value of a kind of tensor, as reported by the builder of TensorRT-RTX 1.7
 # (`python -m benchmarks.builds`), rounded up.
 ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
-    # Channels of the feed-forward network, and scores in the dictionary's attention to the frame, which in fp32 are not
-    # the peak: all variants and sizes.
+    # Channels of the feed-forward network, and scores of the dictionary's attention to the frame, for all variants and
+    # sizes. In fp32 the scores are not the peak.
     "fdat_rd.ffn": {"fp16": 7.3, "bf16": 7.3, "mixed": 11.2, "fp32": 52},
     "fdat_rd.scores": {"fp16": 4.4, "bf16": 4.4, "mixed": 4.4, "fp32": 0},
     # 23.1 to 25.0 in fp16 (sm75: up to 27.0), 28.8 in mixed and 41.5 to 51.4 in fp32 for tiny to xl at 720×540.
     "fdat.channels": {"fp16": 27.5, "bf16": 25.5, "mixed": 30.5, "fp32": 52},
-    # In float32 values, 2.2 to 2.9 for lda, which is fp32 in every precision; 1.2 to 1.7 and in fp32 2.4 to 3.5 for the
+    # In float32 values, 2.2 to 2.9 for lda, which is fp32 in every precision; 1.2 to 1.7 (in fp32 2.4 to 3.5) for the
     # others (`benchmarks.tails`).
     "tail.lda": {"fp16": 12, "bf16": 12, "mixed": 12, "fp32": 12},
     "tail": {"fp16": 6.7, "bf16": 6.7, "mixed": 6.7, "fp32": 14.4},
@@ -54,12 +54,12 @@ ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
     "largest": {"fp16": 17.6, "bf16": 17.6, "mixed": 17.6, "fp32": 22.4},
 }
 MAP_ACTIVATION_BYTES: dict[str, dict[Precision, float]] = {
-    # 12.0, 13.1 to 13.3, 13.1 to 13.3, and 51.6 for small, medium and large at 720×540. Scores are not the peak.
+    # fp16 12.0, bf16 and mixed 13.1 to 13.3, fp32 51.6 for small, medium and large at 720×540. Scores are not the peak.
     "fdat_rd.ffn": {"fp16": 12.2, "bf16": 13.5, "mixed": 13.5, "fp32": 52},
     "fdat_rd.scores": {"fp16": 0, "bf16": 0, "mixed": 0, "fp32": 0},
-    # 19.3 to 20.7, 20.7, 25.1 to 26.6, and 44.3 to 51.4 at 720×540; fp16 up to 23.3 at 240×240 (`benchmarks.tails`)
+    # 720×540: fp16 19.3 to 20.7 (240×240: 23.3), bf16 20.7, mixed 25.1 to 26.6, fp32 44.3 to 51.4 (`benchmarks.tails`)
     "fdat.channels": {"fp16": 23.4, "bf16": 23.4, "mixed": 27, "fp32": 52},
-    # 3.0 for C4F16, 2.2 for C4F32 and 1.6 for R8F64, mixed 2.6, and 4.4, 3.1 and 3.1
+    # C4F16, C4F32 and R8F64: fp16 3.0, 2.2 and 1.6; mixed 2.6; fp32 4.4, 3.1 and 3.1
     "artcnn": {"fp16": 3.1, "bf16": 3.1, "mixed": 3.1, "fp32": 4.5},
     # 1.2 to 1.8 in float32 values (`benchmarks.tails`)
     "tail": {"fp16": 7, "bf16": 7, "mixed": 7, "fp32": 14.4},
@@ -76,10 +76,10 @@ LEVEL_VARIABLE = "FDATRD_TENSORRT_LEVEL"
 
 
 def unavailable(device: Sequence[int] = (0,)) -> str | None:
-    """Explain why TensorRT cannot be used on GPUs, which must be of one kind; see `Backend.unavailable`.
+    """Explain why TensorRT cannot be used on these GPUs; see `Backend.unavailable`.
 
     Args:
-        device: Numbers of the GPUs, which must be of one kind; also below.
+        device: Numbers of the GPUs. Here and in the functions below they must be of one kind.
     """
     gpu = first_selected(device)
     if gpu is None:
@@ -112,7 +112,7 @@ def precisions(checkpoint: Checkpoint, device: Sequence[int] = (0,)) -> tuple[Pr
 
 
 def device_name(spec: EngineSpec) -> str:
-    """Return the kind of GPU for which an engine is built.
+    """Return the compute capability, or the model of GPU, for which an engine is built; see `Library.target_name`.
 
     Args:
         spec: Parameters of the engine.

@@ -1,6 +1,6 @@
 """Worker process in which TensorRT and CUDA run; `backend.py` is the client. Run as a module.
 
-In a separate process it cannot clash with another plugin's TensorRT, nothing is printed into the video, all GPU
+In a separate process TensorRT cannot clash with another plugin's TensorRT, nothing is printed into the video, all GPU
 memory is free as soon as a script releases its engine, and a crash of the driver becomes the error of a frame.
 """
 
@@ -33,7 +33,7 @@ class TensorRtServer(GpuServer["_TensorRtContext"]):
     """Request handler: holds TensorRT's runtime and, once an engine is loaded, its copies on one or more GPUs."""
 
     def do_refusal_reason(self, library: str, devices: list[int], targets: list[str]) -> str | None:
-        """Tell before a build for some kinds of GPU, such as ``sm89``, why TensorRT would refuse to load the engine.
+        """Return, before a build for kinds of GPU such as ``sm89``, why TensorRT would refuse to load the engine.
 
         Args:
             library: Module name of the TensorRT to use.
@@ -228,7 +228,7 @@ class _TensorRtContext(ExecutionContext):
         """Let TensorRT capture the CUDA graph itself; it can exclude kernels that cannot be captured.
 
         Raises:
-            EngineError: It cannot, or the output differs. The previous context is restored.
+            EngineError: TensorRT cannot do so, or the output differs. The previous context is restored.
         """
         if not self._library.has_own_graph:
             raise EngineError("TensorRT says that this network cannot be one")

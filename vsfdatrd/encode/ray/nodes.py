@@ -16,7 +16,7 @@ class Nodes:
     """The machines of the cluster during one encode. A machine is identified by its Ray node ID."""
 
     def __init__(self, ray: Any, report: ReportFunction) -> None:
-        """Start without knowledge of any machine.
+        """Start with no machine checked or excluded.
 
         Args:
             ray: The connected module `ray`.
@@ -73,7 +73,7 @@ class Nodes:
         self._report("left out", f"{self.name(machine)} is left out: it {mismatch}", machine=self.name(machine))
 
     def check_any_left(self) -> None:
-        """Check that a machine is left.
+        """Check that at least one machine is left.
 
         Raises:
             EncodeError: Every machine that is alive has been excluded.

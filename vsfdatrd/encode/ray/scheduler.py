@@ -321,8 +321,8 @@ class RayScheduler:
         usable = self._nodes.usable().keys()
         avoid = (task.avoid & usable if usable - task.avoid else set()) | self._nodes.excluded.keys()
         if self._resubmissions:
-            # Ray sends no second request for the same resources and labels while the first is unanswered, which it
-            # remains for minutes if it went to a machine without a network. A label that no machine has makes it new.
+            # Ray sends no second request for the same resources and labels while the first is unanswered. If that went
+            # to a machine without a network, no answer comes for minutes. An unused label makes the request different.
             avoid.add(f"resubmission-{self._resubmissions}")
         options: dict[str, Any] = dict(self._nodes.needs)
         if avoid:
@@ -335,8 +335,8 @@ class RayScheduler:
     def _stranded(self, running: Mapping[Any, _Task]) -> list[Any]:
         """Return the tasks to resubmit because a machine is gone; checked at most every `_CHECK_INTERVAL` seconds.
 
-        Ray reports no error if a machine loses its network connection. Besides the tasks that ran on the machine, these
-        are all that have not started: Ray may have asked that machine to run them, and would wait for its answer.
+        Ray reports no error if a machine loses its network connection. Besides the tasks that ran on the machine, the
+        result has all that did not start: Ray may have asked that machine to run them, and would wait for its answer.
         """
         if time.monotonic() < self._checked + _CHECK_INTERVAL:
             return []
