@@ -51,10 +51,10 @@ def upscale_frames(
     source = clip.std.RemoveFrameProps("_FdatrdNone")  # a new node, whose cache options can be set freely
     function = _frame_function(pool, tiling, scale, style)
     width, height = clip.width * scale, clip.height * scale
-    per_frame = plugin.plugin_function("PerFrame")
+    per_frame = plugin.fdatrd_function("PerFrame")
     copies = range(min(pool.engine.slots, clip.num_frames))
     filters = [per_frame(source, func=function, width=width, height=height) for _ in copies]
-    reused: vs.VideoNode = plugin.plugin_function("ReuseFrames")(source, filters, threshold=reuse)
+    reused: vs.VideoNode = plugin.fdatrd_function("ReuseFrames")(source, filters, threshold=reuse)
     return reused
 
 

@@ -26,14 +26,14 @@ class OldLibrary:
 
 
 def test_a_function_that_the_plugin_lacks() -> None:
-    assert callable(plugin.plugin_function("ReuseFrames"))
+    assert callable(plugin.fdatrd_function("ReuseFrames"))
     with pytest.raises(EngineUnavailable, match=r"the plugin .+ does not belong to .*InNobody.*; install"):
-        plugin.plugin_function("InNobody")
+        plugin.fdatrd_function("InNobody")
 
 
 def test_a_plugin_that_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "vs", SimpleNamespace(core=SimpleNamespace()))
-    for missing in (plugin.plugin_path, lambda: plugin.plugin_function("PerFrame")):
+    for missing in (plugin.plugin_path, lambda: plugin.fdatrd_function("PerFrame")):
         with pytest.raises(EngineUnavailable, match=r"core\.fdatrd is missing\); install vsfdatrd again"):
             missing()
 

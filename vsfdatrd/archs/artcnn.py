@@ -158,7 +158,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     else:
         blocks = sum(name.endswith(".weight") for name in shapes) - 3
     last = _LAST_LAYER_OF_R if residual else f"conv{blocks + 2}"
-    first, final = _kernel_size(shapes, "conv0"), _kernel_size(shapes, last)
+    first, final = _conv_shape(shapes, "conv0"), _conv_shape(shapes, last)
     if blocks < 1:
         raise CheckpointError("it has no body between its first convolution and its last two")
     in_channels, out_channels, scale = _derive_channels(first[1], final[0])
@@ -174,7 +174,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> ArtCnnConfig:
     return config
 
 
-def _kernel_size(shapes: Mapping[str, Shape], layer: str) -> Shape:
+def _conv_shape(shapes: Mapping[str, Shape], layer: str) -> Shape:
     shape = shapes.get(f"{layer}.weight")
     if shape is None:
         raise CheckpointError(f"it looks like an ArtCNN but has no tensor {f'{layer}.weight'!r}")

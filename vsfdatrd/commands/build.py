@@ -91,6 +91,7 @@ def build_for(options: Options, width: int, height: int, targets: Sequence[str])
 
 
 def _build_for(store: EngineCache, spec: EngineSpec, target: str) -> BuiltEngine:
+    """Build and cache the engine for one GPU architecture, such as ``sm89``."""
     checkpoint, precision = spec.checkpoint, spec.precision
     model = checkpoint.descriptor
     if target == "sm75" and precision not in ("fp16", "mixed"):

@@ -312,7 +312,7 @@ def _export_weights(
     data = _to_safetensors(rounded, provenance) if kind == "safetensors" else _to_pth(rounded)
     temporary.write_bytes(data)
     if verify:
-        _verify_file(temporary, checkpoint, rounded, precision)
+        _verify_weights_file(temporary, checkpoint, rounded, precision)
     verified, unverified = ("by reading it back", None) if verify else (None, _NOT_REQUESTED)
     return Exported(target, kind, precision, None, len(data), verified, unverified)
 
@@ -355,7 +355,7 @@ def _to_pth(tensors: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def _verify_file(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
+def _verify_weights_file(path: Path, source: Checkpoint, tensors: Mapping[str, Array], precision: Precision) -> None:
     """Raise EngineBuildError unless the file holds these tensors and is detected as the same network."""
     try:
         reopened = open_checkpoint(path, any_channels=True)

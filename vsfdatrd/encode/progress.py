@@ -253,7 +253,7 @@ def choose_reporter(as_json: bool) -> Reporter:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``; None if it is unknown.
+    """Format a duration, such as ``1 h 05 min``, ``3 min`` or ``12 s``; ``some time`` if it is unknown.
 
     Args:
         seconds: The duration; None if unknown.

@@ -85,15 +85,15 @@ def read_json_object(path: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def commit_file(path: Path, final: Path) -> None:
-    """Flush a file to disk, rename it, and make the new name durable.
+def commit_file(temporary: Path, path: Path) -> None:
+    """Flush a temporary file to disk, rename it to `path`, and make the new name durable.
 
     Raises:
         OSError: The file cannot be flushed or renamed.
     """
-    sync_file(path)
-    os.replace(path, final)
-    sync_folder(final.parent)
+    sync_file(temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -65,7 +65,7 @@ def _enlarge_alpha(source: vs.VideoNode, kind: AlphaFormat, like: vs.VideoNode) 
         return out
 
     form, width, height = kind
-    small: vs.VideoNode = plugin.plugin_function("PerFrame")(
+    small: vs.VideoNode = plugin.fdatrd_function("PerFrame")(
         source, func=extract, format=form, width=width, height=height
     )
     target = vs.core.query_video_format(vs.GRAY, like.format.sample_type, like.format.bits_per_sample)

@@ -33,7 +33,7 @@ def luma_guided(clip: vs.VideoNode, source: InputClip, target: OutputSpec, scale
         clip = clip.resize.Point(format=vs.YUV444PS, matrix=matrix)
     else:
         clip = clip.resize.Spline36(format=vs.YUV444PS)  # resizes chroma only; luma has this size already
-    filtered: vs.VideoNode = plugin.plugin_function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
+    filtered: vs.VideoNode = plugin.fdatrd_function("ChromaFilter")(clip, scale=min(scale, MAX_SCALE))
     if target.format.color_family == vs.RGB:
         return filtered.resize.Point(format=vs.RGBS).std.Expr("x 0 max 1 min")  # filtered colors may be out of gamut
     return filtered

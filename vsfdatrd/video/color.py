@@ -237,7 +237,7 @@ def add_missing_props(source: InputClip, converts: bool = True) -> vs.VideoNode:
         return out
 
     # Not std.ModifyFrame: its errors are exceptions, which reach the user as a traceback.
-    tagged: vs.VideoNode = plugin.plugin_function("PerFrame")(source.clip, func=tag)
+    tagged: vs.VideoNode = plugin.fdatrd_function("PerFrame")(source.clip, func=tag)
     return tagged
 
 

@@ -8,11 +8,11 @@ import vapoursynth as vs
 from vsfdatrd.errors import EngineUnavailable
 
 
-def plugin_function(name: str) -> Callable[..., Any]:
-    """Return a function of the plugin.
+def fdatrd_function(name: str) -> Callable[..., Any]:
+    """Return a function of ``core.fdatrd``.
 
     Args:
-        name: Its name in ``core.fdatrd``.
+        name: Its name.
 
     Raises:
         EngineUnavailable: The plugin is not loaded, or is of another version of vsfdatrd and lacks the function.

@@ -111,7 +111,11 @@ class Architecture[C: NetworkConfig]:
         return False
 
     def configure(self, tensors: TensorIndex) -> C:
-        """Derive the configuration, and check every tensor. Raises CheckpointError if they contradict each other."""
+        """Derive the configuration, and check all tensors.
+
+        Raises:
+            CheckpointError: Tensors are missing or contradict each other.
+        """
         raise NotImplementedError
 
     def parameters(self, config: C, tensors: TensorIndex) -> int:

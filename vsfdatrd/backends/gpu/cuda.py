@@ -80,7 +80,7 @@ def set_device(index: int) -> None:
 
 
 def free_memory(index: int) -> int:
-    """Return the free memory of a GPU in bytes. Creates a context there, which takes some hundred MiB.
+    """Return the free memory of a GPU in bytes. Creates a CUDA context, which takes a few hundred MiB.
 
     Args:
         index: Number of the GPU.
