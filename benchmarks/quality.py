@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sheets", type=Path, help="also draw crops of all results side by side, into this folder")
     parser.add_argument("--cache", type=Path, help="folder of results that need not be computed again")
     parser.add_argument("--checks", action="store_true", help="also check colors, grid, held cels and place")
-    parser.add_argument("--limit", type=positive_int, help="only so many of the pictures, the first by name")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N pictures, sorted by name")
     parser.add_argument("--out", type=result_name, default="quality", help="name of the result (default: %(default)s)")
     a = parser.parse_args(arguments)
     results = create_methods(a.models, a.peers)

@@ -212,7 +212,8 @@ def _describe_colors(clip: Any) -> str | None:
     with clip.get_frame(0) as frame:
         repairs = frame_props.missing_props(frame.props, frame.format, frame.width, frame.height)
         form, width, height = frame.format, frame.width, frame.height
-    return frame_props.describe_assumptions("the film", repairs, form, width, height)
+    assumed = frame_props.describe_assumptions("the film", repairs, form, width, height)
+    return assumed and f"{assumed}; --script prints the script in which to do so"
 
 
 def _describe_pixel_shape(sar: Fraction) -> str:
