@@ -1,51 +1,29 @@
-"""Unit tests: frame rates, cuts, borders, the journal, progress output."""
+"""Parts of an encode without a whole one: frame rates, cuts, field detection, sources, messages."""
 
-import contextlib
 import io
 import json
 import os
-import resource
 import shutil
-import signal
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 import vapoursynth as vs
 
 from tests.encode.conftest import moving, write
 from tests.encode.joining import LENGTH
-from vsfdatrd.encode import field_detection, presets, script, settings
+from vsfdatrd.encode import field_detection, script
 from vsfdatrd.encode.bitstream import strip_sei
-from vsfdatrd.encode.chunk import EncodeParams, Pipeline, try_encoder
-from vsfdatrd.encode.cli import split_command_line
-from vsfdatrd.encode.crop import Borders, check_crop, find_borders, parse_borders, square_pixel_size
-from vsfdatrd.encode.journal import DamagedJournalError, DoneChunk, Journal
+from vsfdatrd.encode.chunk import EncodeParams, Pipeline
+from vsfdatrd.encode.crop import Borders
 from vsfdatrd.encode.progress import JsonReporter, Rate, Reporter, format_duration
 from vsfdatrd.encode.scenes import Chunk, plan_chunks
-from vsfdatrd.encode.settings import Settings
 from vsfdatrd.encode.source import file_identity, open_source
 from vsfdatrd.encode.timing import constant_rate
-from vsfdatrd.encode.workers import Attempts, ChunkRetry
-from vsfdatrd.errors import ArgumentError, ClipError, EncodeError
+from vsfdatrd.errors import EncodeError
 
 FILM = Fraction(24000, 1001)
-
-
-@contextlib.contextmanager
-def small_files() -> Iterator[None]:
-    """Let files grow to 64 KiB only, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_rates_are_found_through_pulldown_and_rounding() -> None:
@@ -71,60 +49,6 @@ def test_cuts_fall_on_scene_changes_and_leave_nothing_out() -> None:
     assert [len(plan_chunks(scenes[0], Fraction(25), length / 25 / 60)) for length in (40, 45, 300)] == [3, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("size", "sar", "expected"),
-    [
-        ((1440, 960), Fraction(8, 9), (1440, 1080)),
-        ((1440, 960), Fraction(32, 27), (1706, 960)),
-        ((1440, 1152), Fraction(16, 15), (1536, 1152)),
-        ((1440, 1080), Fraction(1), (1440, 1080)),
-        ((13, 15), Fraction(1), (14, 16)),
-        ((13, 15), Fraction(14, 13), (14, 16)),
-        ((15, 13), Fraction(13, 14), (16, 14)),
-    ],
-)
-def test_square_pixels_never_shrink(size: tuple[int, int], sar: Fraction, expected: tuple[int, int]) -> None:
-    assert square_pixel_size(*size, sar) == expected
-
-
-def with_pixel(clip: vs.VideoNode, x: int, y: int) -> vs.VideoNode:
-    """The clip with one white pixel in each frame."""
-
-    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-        out = f.copy()
-        np.asarray(out[0])[y, x] = 235
-        return out
-
-    return clip.std.ModifyFrame(clip, draw)
-
-
-def test_borders() -> None:
-    clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=80, height=60, length=5, color=[120, 128, 128])
-    clip = clip.std.AddBorders(8, 4, 4, 6, color=[16, 128, 128])
-    assert find_borders(clip) == Borders(8, 4, 4, 6)
-    dark = clip.std.BlankClip(color=[16, 128, 128])
-    assert not find_borders(dark)
-    stripe = dark.std.CropAbs(90, 70).std.AddBorders(left=2, color=[235, 128, 128])  # such as a logo
-    assert find_borders(clip + stripe) == Borders(8, 4, 4, 6)
-    assert find_borders(with_pixel(clip, 0, 0)) == Borders(8, 4, 4, 6)
-    odd = clip.std.Crop(8, 4, 4, 6).resize.Point(format=vs.YUV444P8).std.AddBorders(9, 7, 5, 3, color=[16, 128, 128])
-    assert find_borders(odd) == Borders(8, 4, 6, 2)
-    assert parse_borders("8,4,4,6") == Borders(8, 4, 4, 6)
-    for cut in (Borders(1, 0, 0, 0), Borders(0, 1, 0, 0), Borders(0, 0, 1, 0), Borders(0, 0, 0, 1)):
-        with pytest.raises(ArgumentError, match="cuts through chroma samples"):
-            check_crop(cut, clip)
-        check_crop(cut, odd)
-    check_crop(Borders(40, 0, 36, 54), clip)
-    with pytest.raises(ArgumentError, match=r"leaves 14×70 of 92×70 pixels"):
-        check_crop(Borders(40, 0, 38, 0), clip)
-    with pytest.raises(ArgumentError, match=r"leaves 92×14 of 92×70 pixels"):
-        check_crop(Borders(0, 40, 0, 16), clip)
-    with pytest.raises(ClipError, match=r"the frames have 92×14 pixels; encode needs at least 16×16"):
-        check_crop(Borders(), clip.std.CropAbs(92, 14))
-    with pytest.raises(ArgumentError, match="is not a crop"):
-        parse_borders("8,4")
-
-
 def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
     both = moving(80)
     woven = both[::2].copy()
@@ -136,61 +60,6 @@ def test_real_interlace_is_told_from_telecine(tmp_path: Path) -> None:
     result = field_detection.choose_fields(source.clip, source.rate, "auto")
     assert result.kind == "deint"
     assert field_detection.choose_fields(source.clip, source.rate, "progressive").kind == "progressive"
-
-
-def test_the_journal_remembers_and_refuses_damage(tmp_path: Path) -> None:
-    chunks = [Chunk(0, 0, 10), Chunk(1, 10, 25)]
-    path = tmp_path / "journal.json"
-    journal = Journal(path)
-    assert not path.exists()
-    journal.begin({"a": 1}, chunks)
-    journal.add(DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5))
-    journal.set("first frame", {"_Matrix": 1})
-    again = Journal(path)
-    assert again.get("settings") == {"a": 1}
-    assert again.get("first frame") == {"_Matrix": 1}
-    assert again.get("anything else") is None
-    assert again.chunks() == chunks
-    assert again.done_chunks() == [DoneChunk(chunks[1], 5, "f" * 64, 2, 1.5)]
-    again.add(DoneChunk(chunks[0], 6, "e" * 64, 0, 2.5))
-    assert [record.chunk for record in again.done_chunks()] == chunks, "not in the order in which they were finished"
-    again.forget(*chunks)
-    assert Journal(path).done_chunks() == []
-    Journal(path).begin({"b": 2}, chunks[:1])
-    assert (Journal(path).get("first frame"), Journal(path).chunks()) == (None, chunks[:1])
-    assert os.listdir(tmp_path) == ["journal.json"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"nonsense",
-        b"\xff\0",
-        b"[]",
-        b"null",
-        b'{"facts": {}}',
-        b'{"facts": 1, "chunks": [], "done": []}',
-        b'{"facts": {}, "chunks": [[0, 1]], "done": [[1, 1, "", 0, 0]]}',
-        b'{"facts": {}, "chunks": [[0]], "done": []}',
-        b"[" * 100_000,
-    ],
-)
-def test_a_damaged_journal_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "journal.json").write_bytes(content)
-    with pytest.raises(DamagedJournalError):
-        Journal(tmp_path / "journal.json")
-
-
-def test_a_journal_on_a_full_disk_keeps_the_last_record(tmp_path: Path) -> None:
-    path = tmp_path / "journal.json"
-    journal = Journal(path)
-    journal.begin({"a": 1}, [Chunk(0, 0, 10)])
-    before = path.read_bytes()
-    with small_files(), pytest.raises(EncodeError, match=r"cannot be written .*; free some space there"):
-        journal.set("first frame", "x" * 100_000)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["journal.json"]
 
 
 def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> None:
@@ -211,25 +80,6 @@ def test_parts_of_machines_with_other_cpus_belong_together(tmp_path: Path) -> No
     assert strip_sei(b"anything", "h264") == b"anything"
 
 
-def test_where_frames_are_made_is_no_other_setting() -> None:
-    result, film, index = field_detection.Fields("progressive", True, ""), Path("/film.mkv"), Path("/place/index")
-    text, other = (script.preparation_script(film, 0, index, result, Borders(), device) for device in ("0", "0,1"))
-    assert text != other
-    assert script.without_devices(text) == script.without_devices(other)
-    assert "cachepath='/there/index'" in script.with_index(text, index, Path("/there/index"))
-
-
-def test_a_chunk_is_tried_once_more_and_oftener_where_machines_die() -> None:
-    chunk, error = Chunk(0, 0, 10), EncodeError("no")
-    attempts = Attempts()
-    for _ in range(4):
-        assert attempts.retry(chunk, error, lost=True) == ChunkRetry(chunk, error)
-    assert attempts.retry(chunk, error) == ChunkRetry(chunk, error)
-    for lost in (False, True):
-        with pytest.raises(EncodeError, match="no"):
-            Attempts(attempts.failures, attempts.losses).retry(chunk, error, lost)
-
-
 @pytest.mark.parametrize("where", ["start", "end", "size", "time"])
 def test_a_changed_source_is_noticed(tmp_path: Path, where: str) -> None:
     path = tmp_path / "film.mkv"
@@ -241,122 +91,6 @@ def test_a_changed_source_is_noticed(tmp_path: Path, where: str) -> None:
     path.write_bytes(content + bytes(where == "size"))
     os.utime(path, ns=(10**18, 10**18 + (where == "time") * 10**9))
     assert file_identity(path) != before
-
-
-def test_an_output_that_is_the_input_under_another_name_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "film.mkv").write_bytes(b"film")
-    (tmp_path / "link.mkv").symlink_to("film.mkv")
-    with pytest.raises(ArgumentError, match="is the input itself"):
-        settings.pair_outputs([tmp_path / "film.mkv", tmp_path / "link.mkv"], None)
-
-
-def test_settings_are_checked() -> None:
-    for wrong, words in (
-        ({"preset": "divx"}, "--preset divx is unknown"),
-        ({"field": "both"}, "--field both is unknown"),
-        ({"minutes": 0.0}, "--chunk 0 is out of range"),
-        ({"backend": "vulkan"}, "backend='vulkan' is unknown"),
-        ({"crop": "all"}, "is not a crop"),
-    ):
-        with pytest.raises(ArgumentError, match=words):
-            Settings(**wrong)
-    with pytest.raises(ArgumentError, match=r"two inputs would both become a\.mkv"):
-        settings.pair_outputs([Path("x/a.mkv"), Path("y/a.mpg")], Path("/tmp"))
-    assert split_command_line(["encode", "a", "b", "--", "-crf", "3"]) == (["encode", "a", "b"], ("-crf", "3"))
-    assert split_command_line(["info", "--", "-odd"]) == (["info", "--", "-odd"], ())
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "-frames 3",
-        "-frames:v 3",
-        "-vframes 3",
-        "-i x.mkv",
-        "-map 0",
-        "-map:v 0",
-        "-c copy",
-        "-c:a aac",
-        "-codec:s srt",
-        "-acodec aac",
-        "-r 25",
-        "-r:v 25",
-        "-t 3",
-        "-to 3",
-        "-ss 3",
-        "-fs 1000",
-        "-f mp4",
-        "-vn",
-        "-an",
-        "-vsync 0",
-        "-pass 1",
-        "-fps_mode:v cfr",
-        "-shortest",
-        "-s 100x100",
-        "-filter_complex x",
-        "-crf 3 -metadata title=x",
-        "-crf 3 -frames 1",
-    ],
-)
-def test_options_that_are_not_the_encoders_are_refused(words: str) -> None:
-    with pytest.raises(ArgumentError, match="after -- would change which frames or streams"):
-        Settings(further=tuple(words.split()))
-
-
-@pytest.mark.parametrize("words", ["out2.mkv", "-crf 3 out2.mkv", "-crf 3 -preset slow x"])
-def test_a_second_output_is_refused(words: str) -> None:
-    with pytest.raises(ArgumentError, match="after -- is not the value of an option"):
-        Settings(further=tuple(words.split()))
-
-
-@pytest.mark.parametrize(
-    ("words", "encoder"),
-    [
-        ("-crf 14 -preset slow", "libx265"),
-        ("-x265-params log-level=none:aq-mode=3", "libx265"),
-        ("-crf -1", "libx265"),
-        ("-c:v libx264 -b:v 4M", "libx264"),
-        ("-vcodec libx264 -codec:v libaom-av1", "libaom-av1"),
-        ("", "libx265"),
-        ("-bsf:v hevc_metadata=level=5", "libx265"),
-        ("-vf noise=alls=3", "libx265"),
-        ("-tag:v hvc1", "libx265"),
-    ],
-)
-def test_options_of_the_encoder_are_taken(words: str, encoder: str) -> None:
-    assert Settings(further=tuple(words.split())).encoder == encoder
-
-
-def test_filters_after_the_dashes_follow_the_color_tags() -> None:
-    """ffmpeg uses only the last of several filter options, which would leave the output without tags."""
-    further = ("-crf", "3", "-filter:v", "noise=alls=3", "-vf", "hue=s=0")
-    tags = presets.color_options({"_Matrix": 1}, Fraction(1))
-    merged = presets.merge_filters((*tags, *further))
-    assert merged == ("-vf", f"{tags[1]},noise=alls=3,hue=s=0", *tags[2:], "-crf", "3")
-
-
-def test_an_encoder_whose_codec_the_container_cannot_hold_is_refused() -> None:
-    """Before any work: a muxer would refuse it at the end of the encode."""
-    further = Settings(preset="x264", further=("-c:v", "prores_ks"))
-    settings.check_ffmpeg(further, [Path("out.mkv"), Path("out.mov")])
-    with pytest.raises(ArgumentError, match=r"a \.mp4 file cannot hold what prores_ks encodes"):
-        settings.check_ffmpeg(further, [Path("out.mp4")])
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ("-c:v libx265 -preset nosuch", "Error setting preset/tune nosuch"),
-        ("-c:v libx264 -crf much", 'Unable to parse "crf" option value "much"'),
-        ("-c:v libx264 -nosuchoption 1", "nosuchoption"),
-        ("-c:v ffv1 -vf nosuchfilter", "No such filter: 'nosuchfilter'"),
-    ],
-)
-def test_options_that_an_encoder_refuses(options: str, reason: str) -> None:
-    with pytest.raises(EncodeError, match=r"ffmpeg cannot encode 192×128 with \S+ and these options") as raised:
-        try_encoder(options.split(), "yuv420p10le", (192, 128))
-    assert reason in str(raised.value)
-    try_encoder(["-c:v", "ffv1"], "yuv422p10le", (192, 128))
 
 
 def test_a_warning_is_not_shown_as_the_reason_of_a_failure(tmp_path: Path) -> None:
